@@ -1,0 +1,3 @@
+//! The `tigerchat` binary.
+
+fn main() {}

@@ -1,0 +1,178 @@
+//! What an observer of a run may see: the input of every checker. The system under test never knows of it.
+
+use tigerchat_core::errors::ErrorCode;
+use tigerchat_core::types::{Instant, ReplicaId};
+use tigerchat_core::wire::chat::Key;
+use tigerchat_core::wire::entry::Digest;
+
+/// A simulated user; keeps its number across reconnects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UserId(pub u32);
+
+/// A call of a user: each publish attempt series (all retries with one key) is one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// Something that happened, with its virtual time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    pub at: Instant,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A replica executed an op: its identity, and the digest of its machine's state if it was taken.
+    Executed {
+        replica: ReplicaId,
+        op: u64,
+        entry: Digest,
+        parent: Digest,
+        entry_view: u64,
+    },
+    /// A replica's durable and visible position, after each of its turns in which it changed.
+    Position {
+        replica: ReplicaId,
+        incarnation: u64,
+        view: u64,
+        log_view: u64,
+        op: u64,
+        commit: u64,
+        checkpoint: u64,
+    },
+    /// A checkpoint became durable.
+    Checkpointed {
+        replica: ReplicaId,
+        op: u64,
+        state: Digest,
+    },
+    Crashed {
+        replica: ReplicaId,
+        power: bool,
+    },
+    Started {
+        replica: ReplicaId,
+    },
+    /// A user sent a publish for the first time.
+    Published {
+        user: UserId,
+        call: CallId,
+        room: String,
+        author: String,
+        key: Key,
+        body: Vec<u8>,
+    },
+    /// The acknowledgement reached the user.
+    Acknowledged {
+        user: UserId,
+        call: CallId,
+        seq: u64,
+        op: u64,
+        index: u32,
+        time: u64,
+        chain: Digest,
+        epoch: u64,
+        duplicate: bool,
+    },
+    /// A permanent error reached the user; the call has no effect, or (conflict) names the first.
+    Refused {
+        user: UserId,
+        call: CallId,
+        error: ErrorCode,
+    },
+    /// A user's subscription began: the next message delivered must be `next`.
+    Subscribed {
+        user: UserId,
+        room: String,
+        epoch: u64,
+        next: u64,
+    },
+    Unsubscribed {
+        user: UserId,
+        room: String,
+    },
+    /// A live or caught-up message reached the user.
+    Delivered {
+        user: UserId,
+        message: SeenMessage,
+    },
+    /// A history page was asked for and came, from `from` upward; `head` as the answer said.
+    HistoryCalled {
+        user: UserId,
+        call: CallId,
+        room: String,
+    },
+    HistoryRead {
+        user: UserId,
+        call: CallId,
+        room: String,
+        first: u64,
+        head: u64,
+        messages: Vec<SeenMessage>,
+    },
+    /// The user told an edge that it entered or left (first time, or the connection was lost).
+    Entered {
+        user: UserId,
+        room: String,
+    },
+    Left {
+        user: UserId,
+        room: String,
+    },
+    /// Faults have ended for a quorum core; everything outstanding must finish within the bound.
+    Healed,
+    /// All outstanding work of all users finished.
+    Quiet,
+}
+
+/// A message as a client saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenMessage {
+    pub room: String,
+    pub epoch: u64,
+    pub seq: u64,
+    pub time: u64,
+    pub author: String,
+    pub key: Key,
+    pub kind: u8,
+    pub parent: u64,
+    pub content_type: String,
+    pub salt: [u8; 16],
+    pub chain: Digest,
+    pub body: Vec<u8>,
+}
+
+/// The world after it became quiet: what every replica holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Final {
+    pub replicas: Vec<FinalReplica>,
+    /// Rooms and their users with a live, joined connection when all was quiet.
+    pub connected: Vec<(String, Vec<String>)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FinalReplica {
+    pub replica: ReplicaId,
+    pub commit: u64,
+    /// The digest of the encoded state.
+    pub state: Digest,
+    pub rooms: Vec<FinalRoom>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FinalRoom {
+    pub room: String,
+    pub epoch: u64,
+    /// First sequence still held.
+    pub first: u64,
+    pub head: u64,
+    pub messages: Vec<SeenMessage>,
+    pub present: Vec<String>,
+}
+
+/// A broken promise, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub checker: &'static str,
+    pub what: String,
+}

@@ -1,0 +1,4 @@
+//! Seeds in swarms.
+#![forbid(unsafe_code)]
+
+fn main() {}
