@@ -1,0 +1,97 @@
+//! The promises, one checker each, held against what an observer of a run sees.
+//!
+//! The one law: **a checker knows the promise, never the implementation.** It reads observations and the final
+//! state, imports nothing of the code under test but its vocabulary of types, and speaks in one sentence.
+
+pub mod agreement;
+pub mod chain;
+pub mod checkpoint;
+pub mod convergence;
+pub mod delivery;
+pub mod durability;
+pub mod exactly_once;
+pub mod ledger;
+pub mod linearizability;
+pub mod liveness;
+pub mod presence;
+#[cfg(test)]
+mod testing;
+pub mod view;
+
+use std::fmt;
+
+use io_sim::history::{Final, Observation, Violation};
+use tigerchat_core::types::TenantId;
+
+/// Holds one promise against one run.
+pub trait Checker: fmt::Debug {
+    /// The name in reports, also in each [`Violation`].
+    fn name(&self) -> &'static str;
+
+    /// Something happened.
+    fn observe(&mut self, seen: &Observation) -> Result<(), Violation>;
+
+    /// The run became quiet (or was given up); this is what every healed replica holds.
+    fn finish(&mut self, end: &Final) -> Result<(), Violation>;
+}
+
+/// What checkers must know of a run beforehand.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub replicas: u8,
+    /// The tenant of all rooms of the run: it is part of every chain value.
+    pub tenant: TenantId,
+}
+
+impl Setup {
+    /// Replicas that must hold an entry before it may be acknowledged.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        usize::from(self.replicas) / 2 + 1
+    }
+}
+
+/// All checkers, fed together. The first violation ends the run.
+#[derive(Debug)]
+pub struct Suite {
+    checkers: Vec<Box<dyn Checker>>,
+}
+
+impl Suite {
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            checkers: vec![
+                Box::new(agreement::Agreement::default()),
+                Box::new(chain::Chain::new(setup)),
+                Box::new(view::View::default()),
+                Box::new(checkpoint::Checkpoint::default()),
+                Box::new(durability::Durability::new(setup)),
+                Box::new(exactly_once::ExactlyOnce::default()),
+                Box::new(delivery::Delivery::default()),
+                Box::new(linearizability::Linearizability::default()),
+                Box::new(liveness::Liveness::default()),
+                Box::new(convergence::Convergence::default()),
+                Box::new(presence::Presence::default()),
+            ],
+        }
+    }
+
+    pub fn observe(&mut self, seen: &Observation) -> Result<(), Violation> {
+        self.checkers.iter_mut().try_for_each(|checker| checker.observe(seen))
+    }
+
+    pub fn finish(&mut self, end: &Final) -> Result<(), Violation> {
+        self.checkers.iter_mut().try_for_each(|checker| checker.finish(end))
+    }
+
+    /// The names of all checkers, in the order in which they look.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.checkers.iter().map(|checker| checker.name())
+    }
+}
+
+/// A broken promise.
+fn violated(checker: &'static str, what: impl Into<String>) -> Result<(), Violation> {
+    Err(Violation { checker, what: what.into() })
+}

@@ -1,0 +1,7 @@
+//! Seeds in swarms: runs simulated worlds by the thousand and holds every promise of the project against each.
+//!
+//! The one law: **a seed is a run.** What a swarm reports about a seed depends on that seed and this build alone,
+//! never on the number of threads, the order in which they finish, or the clock.
+#![forbid(unsafe_code)]
+
+pub mod checkers;
