@@ -77,6 +77,8 @@ registry! {
     KeyInvalid = 15001, "key_invalid", false, "a key is 32 hexadecimal digits, a UUIDv7 or a ULID layout", "make a proper key";
     BodyMissing = 15002, "body_missing", false, "the command needs a body", "send one";
     ParentUnknown = 15003, "parent_unknown", false, "the parent message does not exist", "check the thread's parent";
+    KindUnknown = 15004, "kind_unknown", false, "this release knows no message of that kind", "use a newer server";
+    ContentTypeInvalid = 15005, "content_type_invalid", false, "a content type is at most 64 bytes", "use a shorter one";
     HostRefused = 16001, "host_refused", false, "the Host or Origin header names another site", "open the address that the server printed";
 }
 

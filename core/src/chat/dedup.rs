@@ -1,0 +1,352 @@
+//! Exactly once between a client and a room: what became of each key that was used.
+//!
+//! The one law: **a key is remembered or refused, never forgotten and executed again** (H45). When room is needed,
+//! the oldest key leaves and the horizon moves up to it: the author's own when they hold their share of the table,
+//! else the shard's. Keys before a horizon are refused, unless they are still remembered.
+//!
+//! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in leftist heaps; a binary heap
+//! of authors by their oldest key finds the oldest of all. Both cost O(log n) in the worst case, whatever keys
+//! clients invent. Their shapes differ from replica to replica; what they yield does not.
+
+use alloc::vec::Vec;
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::index::{Hash, Index, Slots};
+use super::limits::Limits;
+use super::names::UserName;
+use super::rooms::RoomId;
+use crate::types::TenantId;
+use crate::wire::chat::Key;
+use crate::wire::entry::Digest;
+
+/// A key and the first result that it had, as it lies in memory and in checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct Used {
+    pub(super) key: [u8; 16],
+    /// The first message's salt: a retry through another edge draws another one, and is compared under this.
+    pub(super) salt: [u8; 16],
+    /// Salted digest of everything that must be equal in a retry.
+    pub(super) content: Digest,
+    pub(super) chain: Digest,
+    pub(super) op: U64,
+    pub(super) time: U64,
+    pub(super) seq: U64,
+    pub(super) index: U32,
+    pub(super) room: U32,
+    /// Slot of the author, set by the table.
+    pub(super) author: U32,
+}
+
+/// Bytes of an encoded [`Used`].
+pub(super) const USED: usize = 132;
+const _: () = assert!(size_of::<Used>() == USED);
+
+impl Used {
+    fn unix_ms(&self) -> u64 {
+        Key(self.key).unix_ms()
+    }
+}
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// A used key's place in its author's leftist heap.
+#[derive(Clone, Copy)]
+struct Links {
+    left: u32,
+    right: u32,
+    /// Length of the right spine.
+    rank: u8,
+}
+
+const ALONE: Links = Links { left: NONE, right: NONE, rank: 1 };
+
+/// A user who has keys in the table.
+#[derive(Clone, Copy)]
+pub(super) struct Author {
+    pub(super) tenant: TenantId,
+    pub(super) name: UserName,
+    /// Keys of theirs before this time are refused, milliseconds.
+    pub(super) horizon: u64,
+    keys: u32,
+    /// The oldest of them.
+    root: u32,
+    /// Place in the heap of authors.
+    place: u32,
+}
+
+pub(super) struct Dedup {
+    used: Vec<Used>,
+    links: Vec<Links>,
+    index: Index,
+    authors: Vec<Author>,
+    author_slots: Slots,
+    author_index: Index,
+    /// A binary heap of authors by their oldest key.
+    by_age: Vec<u32>,
+    /// Keys of anybody before this time are refused, milliseconds.
+    horizon: u64,
+    limit: u32,
+    share: u32,
+    seed: u64,
+}
+
+impl Dedup {
+    pub(super) fn new(limits: &Limits, seed: u64) -> Self {
+        let entries = limits.keys as usize;
+        Self {
+            used: Vec::with_capacity(entries),
+            links: Vec::with_capacity(entries),
+            index: Index::new(limits.keys),
+            authors: Vec::with_capacity(entries),
+            author_slots: Slots::new(limits.keys),
+            author_index: Index::new(limits.keys),
+            by_age: Vec::with_capacity(entries),
+            horizon: 0,
+            limit: limits.keys,
+            share: limits.keys_per_author(),
+            seed,
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.used.len() as u32
+    }
+
+    /// Keys of anybody before this time are refused, milliseconds.
+    pub(super) fn horizon(&self) -> u64 {
+        self.horizon
+    }
+
+    /// Keys of this author before this time are refused, milliseconds.
+    pub(super) fn author_horizon(&self, tenant: TenantId, name: &str) -> u64 {
+        let author = self.author(tenant, name).map_or(0, |author| self.authors[author as usize].horizon);
+        author.max(self.horizon)
+    }
+
+    /// What became of this key of this author in this room.
+    pub(super) fn find(&self, room: RoomId, tenant: TenantId, name: &str, key: Key) -> Option<&Used> {
+        let author = self.author(tenant, name)?;
+        self.find_slot(room, author, key).map(|slot| &self.used[slot as usize])
+    }
+
+    /// Remembers a key that is not in the table; older ones leave when there is no room.
+    pub(super) fn insert(&mut self, tenant: TenantId, name: &str, mut used: Used) {
+        let author = self.author(tenant, name);
+        let over_share = author.filter(|author| self.authors[*author as usize].keys >= self.share);
+        let slot = if let Some(author) = over_share {
+            let (slot, unix_ms) = self.remove_oldest(author);
+            self.authors[author as usize].horizon = self.authors[author as usize].horizon.max(unix_ms + 1);
+            slot
+        } else if self.len() == self.limit {
+            let author = self.by_age[0];
+            let (slot, unix_ms) = self.remove_oldest(author);
+            self.horizon = self.horizon.max(unix_ms + 1);
+            if self.authors[author as usize].keys == 0 {
+                self.forget(author);
+            }
+            slot
+        } else {
+            self.used.push(used);
+            self.links.push(ALONE);
+            self.len() - 1
+        };
+        // Looked up again: the author may just have been forgotten.
+        let author = self.author(tenant, name).unwrap_or_else(|| {
+            let author = self.author_slots.take();
+            let name = UserName::new(name).expect("the caller checked the name");
+            self.put_author(author, tenant, name, 0);
+            author
+        });
+        used.author = author.into();
+        self.used[slot as usize] = used;
+        self.links[slot as usize] = ALONE;
+        self.attach(slot);
+    }
+
+    pub(super) fn used(&self) -> &[Used] {
+        &self.used
+    }
+
+    /// Authors with their slots, in order of these.
+    pub(super) fn authors(&self) -> impl Iterator<Item = (u32, &Author)> {
+        self.author_slots.iter().map(|slot| (slot, &self.authors[slot as usize]))
+    }
+
+    pub(super) fn author_count(&self) -> u32 {
+        self.author_slots.taken()
+    }
+
+    /// From a checkpoint, before any author or key.
+    pub(super) fn restore_horizon(&mut self, horizon: u64) {
+        self.horizon = horizon;
+    }
+
+    /// From a checkpoint, before their keys. False: there can be no such author.
+    pub(super) fn restore_author(&mut self, slot: u32, tenant: TenantId, name: &str, horizon: u64) -> bool {
+        let Some(user) = UserName::new(name) else { return false };
+        if self.author(tenant, name).is_some() || !self.author_slots.take_at(slot) {
+            return false;
+        }
+        self.put_author(slot, tenant, user, horizon);
+        true
+    }
+
+    /// From a checkpoint, in the order of [`Self::used`]. False: there can be no such key.
+    pub(super) fn restore_used(&mut self, used: Used) -> bool {
+        let (room, author) = (used.room.get(), used.author.get());
+        let possible = self.len() < self.limit
+            && self.author_slots.is_taken(author)
+            && self.authors[author as usize].keys < self.share
+            && self.find_slot(room, author, Key(used.key)).is_none();
+        if possible {
+            self.used.push(used);
+            self.links.push(ALONE);
+            self.attach(self.len() - 1);
+        }
+        possible
+    }
+
+    /// Whether every author that was restored has a key: one without would never leave.
+    pub(super) fn is_restored(&self) -> bool {
+        self.authors().all(|(_, author)| author.keys > 0)
+    }
+
+    fn author(&self, tenant: TenantId, name: &str) -> Option<u32> {
+        self.author_index.find(self.author_hash(tenant, name.as_bytes()), |slot| {
+            let author = &self.authors[slot as usize];
+            author.tenant == tenant && author.name.as_bytes() == name.as_bytes()
+        })
+    }
+
+    fn find_slot(&self, room: RoomId, author: u32, key: Key) -> Option<u32> {
+        self.index.find(self.hash(room, author, &key.0), |slot| {
+            let used = &self.used[slot as usize];
+            used.room.get() == room && used.author.get() == author && used.key == key.0
+        })
+    }
+
+    fn put_author(&mut self, slot: u32, tenant: TenantId, name: UserName, horizon: u64) {
+        self.author_index.insert(self.author_hash(tenant, name.as_bytes()), slot);
+        let author = Author { tenant, name, horizon, keys: 0, root: NONE, place: NONE };
+        // A checkpoint may leave out free slots below this one.
+        while self.authors.len() <= slot as usize {
+            self.authors.push(author);
+        }
+        self.authors[slot as usize] = author;
+    }
+
+    /// Puts a key that is in its slot into the index and into its author's heap.
+    fn attach(&mut self, slot: u32) {
+        let used = self.used[slot as usize];
+        let author = used.author.get();
+        self.index.insert(self.hash(used.room.get(), author, &used.key), slot);
+        self.authors[author as usize].keys += 1;
+        let root = self.merge(self.authors[author as usize].root, slot);
+        self.authors[author as usize].root = root;
+        if self.authors[author as usize].place == NONE {
+            self.authors[author as usize].place = self.by_age.len() as u32;
+            self.by_age.push(author);
+        }
+        self.settle(author);
+    }
+
+    /// Removes the oldest key of an author. Returns its slot and time.
+    fn remove_oldest(&mut self, author: u32) -> (u32, u64) {
+        let slot = self.authors[author as usize].root;
+        let (used, links) = (self.used[slot as usize], self.links[slot as usize]);
+        self.index.remove(self.hash(used.room.get(), author, &used.key), slot);
+        let root = self.merge(links.left, links.right);
+        let entry = &mut self.authors[author as usize];
+        entry.root = root;
+        entry.keys -= 1;
+        if entry.keys > 0 {
+            self.settle(author);
+        } else {
+            self.leave_ages(author);
+        }
+        (slot, used.unix_ms())
+    }
+
+    /// Removes an author without keys. What they may not use again, nobody may: their horizon is handed to the
+    /// shard, which as a rule is there already, because their newest key was the oldest of all.
+    fn forget(&mut self, author: u32) {
+        let Author { tenant, name, horizon, .. } = self.authors[author as usize];
+        self.author_index.remove(self.author_hash(tenant, name.as_bytes()), author);
+        self.author_slots.release(author);
+        self.horizon = self.horizon.max(horizon);
+    }
+
+    /// Whether the key in slot `a` leaves before the one in slot `b`.
+    fn is_older(&self, a: u32, b: u32) -> bool {
+        (self.used[a as usize].unix_ms(), a) < (self.used[b as usize].unix_ms(), b)
+    }
+
+    /// Joins two leftist heaps: along their right spines, which are logarithmic.
+    fn merge(&mut self, a: u32, b: u32) -> u32 {
+        if a == NONE || b == NONE {
+            return a.min(b);
+        }
+        let (older, newer) = if self.is_older(a, b) { (a, b) } else { (b, a) };
+        let Links { left, right, .. } = self.links[older as usize];
+        let right = self.merge(right, newer);
+        let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
+        self.links[older as usize] = Links { left, right, rank: self.rank(right) + 1 };
+        older
+    }
+
+    fn rank(&self, slot: u32) -> u8 {
+        if slot == NONE { 0 } else { self.links[slot as usize].rank }
+    }
+
+    /// Moves an author to their place in the heap of authors after their oldest key changed.
+    fn settle(&mut self, author: u32) {
+        let mut at = self.authors[author as usize].place as usize;
+        while at > 0 && self.is_older_author(author, self.by_age[(at - 1) / 2]) {
+            self.set_place(at, self.by_age[(at - 1) / 2]);
+            at = (at - 1) / 2;
+        }
+        loop {
+            let children = [2 * at + 1, 2 * at + 2].into_iter().filter(|child| *child < self.by_age.len());
+            let oldest = children.reduce(|left, right| {
+                if self.is_older_author(self.by_age[right], self.by_age[left]) { right } else { left }
+            });
+            let Some(child) = oldest.filter(|child| self.is_older_author(self.by_age[*child], author)) else {
+                break;
+            };
+            self.set_place(at, self.by_age[child]);
+            at = child;
+        }
+        self.set_place(at, author);
+    }
+
+    fn leave_ages(&mut self, author: u32) {
+        let at = self.authors[author as usize].place as usize;
+        self.authors[author as usize].place = NONE;
+        self.by_age.swap_remove(at);
+        if let Some(moved) = self.by_age.get(at).copied() {
+            self.authors[moved as usize].place = at as u32;
+            self.settle(moved);
+        }
+    }
+
+    fn set_place(&mut self, at: usize, author: u32) {
+        self.by_age[at] = author;
+        self.authors[author as usize].place = at as u32;
+    }
+
+    fn is_older_author(&self, a: u32, b: u32) -> bool {
+        self.is_older(self.authors[a as usize].root, self.authors[b as usize].root)
+    }
+
+    fn hash(&self, room: RoomId, author: u32, key: &[u8; 16]) -> u32 {
+        Hash::new(self.seed).number(u64::from(room) << 32 | u64::from(author)).bytes(key).finish()
+    }
+
+    fn author_hash(&self, tenant: TenantId, name: &[u8]) -> u32 {
+        Hash::new(self.seed).number(u64::from(tenant.0)).bytes(name).finish()
+    }
+}

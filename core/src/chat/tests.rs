@@ -1,0 +1,343 @@
+//! The machine as a whole: scenarios of single promises, and hazards by their numbers.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::*;
+use crate::wire::chat::{AnswerHead, Key, OUTCOME, Query};
+
+const TENANT: TenantId = TenantId(7);
+const SECOND: u64 = 1_000_000_000;
+/// The op at which tests begin is at this Unix time, milliseconds.
+const NOW_MS: u64 = 1_800_000_000_000;
+
+/// A machine and a log that grows op by op, a second apart.
+struct World {
+    chat: Chat,
+    op: u64,
+    feed: Vec<u8>,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        Self { chat: Chat::new(limits), op: 0, feed: Vec::new() }
+    }
+
+    fn at(&self) -> At {
+        At { op: self.op, index: 0, time: NOW_MS * 1_000_000 + self.op * SECOND }
+    }
+
+    fn run(&mut self, session: u64, commands: &[Command<'_>]) -> Vec<Outcome> {
+        self.op += 1;
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| command.encode(&mut bytes).unwrap());
+        assert!(self.chat.check(&bytes));
+        let mut reply = Vec::new();
+        self.feed.clear();
+        let count = self.chat.apply(self.at(), session, &bytes, &mut reply, &mut self.feed);
+        assert_eq!((count as usize, reply.len()), (commands.len(), commands.len() * OUTCOME));
+        let mut reader = Reader::new(&reply);
+        commands.iter().map(|_| Outcome::decode(&mut reader).unwrap()).collect()
+    }
+
+    fn one(&mut self, command: Command<'_>) -> Outcome {
+        self.run(1, &[command])[0]
+    }
+
+    fn open(&mut self, room: &str) -> Outcome {
+        self.one(Command::RoomOpen { tenant: TENANT, room, user: "ann" })
+    }
+
+    fn events(&self) -> Vec<RoomEvent<'_>> {
+        let mut reader = Reader::new(&self.feed);
+        core::iter::from_fn(|| (!reader.is_empty()).then(|| RoomEvent::decode(&mut reader).unwrap()))
+            .collect()
+    }
+
+    fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.chat.encode(&mut bytes);
+        assert!(bytes.len() <= self.chat.encoded_max());
+        bytes
+    }
+}
+
+fn key(ms: i64, number: u8) -> Key {
+    Key::new(NOW_MS.saturating_add_signed(ms), [number; 10])
+}
+
+fn message<'a>(key: Key, body: &'a [u8]) -> Publish<'a> {
+    Publish {
+        tenant: TENANT,
+        room: "r",
+        user: "ann",
+        key,
+        kind: KIND_MESSAGE,
+        parent: 0,
+        expect_seq: None,
+        salt: [3; 16],
+        content_type: "text/plain",
+        body,
+    }
+}
+
+fn publish(publish: Publish<'_>) -> Command<'_> {
+    Command::Publish(publish)
+}
+
+fn error(outcome: Outcome) -> ErrorCode {
+    outcome.error.unwrap()
+}
+
+#[test]
+fn opening_a_room_twice_yields_the_same_room() {
+    let mut world = World::new(Limits::tiny());
+    let first = world.open("r");
+    assert_eq!((first.error, first.epoch, first.seq, first.chain), (None, 1, 0, Digest::ZERO));
+    assert_eq!(world.events(), [RoomEvent::Opened { tenant: TENANT, room: "r", epoch: 1 }]);
+    let said = world.one(publish(message(key(0, 1), b"hi")));
+    let again = world.open("r");
+    assert_eq!((again.epoch, again.seq, again.chain), (1, 1, said.chain));
+    assert!(world.events().is_empty());
+    let elsewhere = world.one(Command::RoomOpen { tenant: TenantId(8), room: "r", user: "ann" });
+    assert_eq!((elsewhere.epoch, elsewhere.seq), (4, 0), "another tenant's room is another room");
+}
+
+#[test]
+fn messages_are_numbered_without_gaps_and_stamped_by_their_place() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    let commands = [1, 2, 3].map(|number| publish(message(key(0, number), b"hi")));
+    let outcomes = world.run(1, &commands);
+    for (at, outcome) in outcomes.iter().enumerate() {
+        assert_eq!((outcome.seq, outcome.index, outcome.op), (at as u64 + 1, at as u32, 2));
+        assert_eq!(outcome.time, world.at().time + at as u64);
+    }
+    let chains: Vec<_> = world.chat.messages(TENANT, "r").map(|message| message.chain).collect();
+    assert!(outcomes.iter().map(|outcome| outcome.chain).eq(chains));
+    assert_eq!(world.events().len(), 3);
+}
+
+#[test]
+fn a_repeated_key_yields_the_first_result_whatever_the_salt() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    let first = world.one(publish(message(key(0, 1), b"hi")));
+    let before = world.encoded();
+    let retry = Publish { salt: [9; 16], expect_seq: Some(99), ..message(key(0, 1), b"hi") };
+    assert_eq!(world.one(publish(retry)), Outcome { duplicate: true, ..first });
+    assert!(world.events().is_empty());
+    let conflicts = [
+        message(key(0, 1), b"ho"),
+        Publish { content_type: "text/html", ..message(key(0, 1), b"hi") },
+        Publish { parent: 1, ..message(key(0, 1), b"hi") },
+    ];
+    for conflict in conflicts {
+        let outcome = world.one(publish(conflict));
+        assert_eq!((error(outcome), outcome.seq), (ErrorCode::KeyConflict, 1));
+    }
+    assert_eq!(world.encoded(), before);
+    let other = world.one(publish(Publish { user: "bob", ..message(key(0, 1), b"hi") }));
+    assert_eq!(
+        (other.error, other.duplicate, other.seq),
+        (None, false, 2),
+        "another user's key is another key"
+    );
+}
+
+#[test]
+fn a_duplicate_is_answered_when_its_message_has_left_history() {
+    let mut world = World::new(Limits { messages: 2, ..Limits::tiny() });
+    world.open("r");
+    let first = world.one(publish(message(key(0, 1), b"hi")));
+    for number in 2..6 {
+        world.one(publish(message(key(0, number), b"hi")));
+    }
+    assert_eq!(world.chat.room(TENANT, "r").unwrap().first, 4);
+    let retry = world.one(publish(message(key(0, 1), b"hi")));
+    assert_eq!(retry, Outcome { duplicate: true, ..first });
+}
+
+#[test]
+fn refused_commands_say_why_and_change_nothing() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    world.one(publish(message(key(0, 1), b"hi")));
+    let before = world.encoded();
+    let ok = message(key(0, 2), b"hi");
+    let large = vec![0; Limits::tiny().body_max as usize + 1];
+    let day = i64::try_from(Limits::tiny().key_horizon_ms).unwrap();
+    let cases = [
+        (Publish { room: "a b", ..ok }, ErrorCode::RoomNameInvalid),
+        (Publish { user: "", ..ok }, ErrorCode::UserNameInvalid),
+        (Publish { kind: 2, ..ok }, ErrorCode::KindUnknown),
+        (Publish { room: "other", ..ok }, ErrorCode::RoomUnknown),
+        (Publish { parent: 2, ..ok }, ErrorCode::ParentUnknown),
+        (Publish { expect_seq: Some(0), ..ok }, ErrorCode::ExpectationFailed),
+        (Publish { key: key(-day, 2), ..ok }, ErrorCode::KeyTooOld),
+        (Publish { key: key(100_000, 2), ..ok }, ErrorCode::KeyFromFuture),
+    ];
+    for (command, expected) in cases {
+        let outcome = world.one(publish(command));
+        assert_eq!(error(outcome), expected);
+        let seq = if expected == ErrorCode::ExpectationFailed { 1 } else { 0 };
+        assert_eq!(outcome.seq, seq);
+    }
+    let unknown = Command::Leave { tenant: TENANT, room: "other", user: "ann" };
+    assert_eq!(error(world.one(unknown)), ErrorCode::RoomUnknown);
+    let mut bytes = Vec::new();
+    publish(Publish { body: &large, ..ok }).encode(&mut bytes).unwrap();
+    assert!(!world.chat.check(&bytes), "a primary refuses it");
+    let mut reply = Vec::new();
+    world.chat.apply(world.at(), 1, &bytes, &mut reply, &mut Vec::new());
+    let outcome = Outcome::decode(&mut Reader::new(&reply)).unwrap();
+    assert_eq!(error(outcome), ErrorCode::BodyTooLarge, "and it would do no harm");
+    assert_eq!(world.encoded(), before);
+}
+
+#[test]
+fn users_are_present_from_their_first_enter_to_their_last_leave() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    let enter = Command::Enter { tenant: TENANT, room: "r", user: "ann" };
+    let leave = Command::Leave { tenant: TENANT, room: "r", user: "ann" };
+    let presence = |present| RoomEvent::Presence { tenant: TENANT, room: "r", user: "ann", present };
+    world.run(1, &[enter, enter]);
+    assert_eq!(world.events(), [presence(true)]);
+    world.run(2, &[enter, Command::Enter { tenant: TENANT, room: "r", user: "Bob" }]);
+    assert_eq!(world.chat.present(TENANT, "r"), ["Bob", "ann"]);
+    world.run(1, &[leave, leave]);
+    assert!(world.events().is_empty(), "another session still holds her");
+    let mut feed = Vec::new();
+    world.chat.session_closed(world.at(), 2, &mut feed);
+    world.feed = feed;
+    let bob = RoomEvent::Presence { tenant: TENANT, room: "r", user: "Bob", present: false };
+    assert_eq!(world.events(), [presence(false), bob]);
+    assert!(world.chat.present(TENANT, "r").is_empty());
+}
+
+fn ask(chat: &Chat, query: Query<'_>, room: usize) -> (AnswerHead, Vec<u8>) {
+    let mut bytes = Vec::new();
+    query.encode(&mut bytes).unwrap();
+    let pool = crate::pool::Pool::new(&[crate::pool::Class { size: room, count: 1 }]);
+    let mut answer = pool.draft(room).unwrap();
+    chat.query(&bytes, &mut answer);
+    let mut reader = Reader::new(answer.bytes());
+    (AnswerHead::decode(&mut reader).unwrap(), reader.rest().to_vec())
+}
+
+#[test]
+fn pages_of_history_join_without_gap_and_say_what_is_gone() {
+    let mut world = World::new(Limits { messages: 8, ..Limits::tiny() });
+    world.open("r");
+    for number in 1..=12 {
+        world.one(publish(message(key(0, number), &[number])));
+    }
+    let page = |from, limit, room| {
+        let query = Query::History { tenant: TENANT, room: "r", from, limit };
+        let (head, items) = ask(&world.chat, query, room);
+        let mut reader = Reader::new(&items);
+        let seqs: Vec<_> = core::iter::from_fn(|| match RoomEvent::decode(&mut reader) {
+            Ok(RoomEvent::Message(message)) => Some(message.seq),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(head.count as usize, seqs.len());
+        (head.error, (head.first, head.head), seqs, head.more)
+    };
+    let around = (5, 12);
+    assert_eq!(page(5, 3, 9000), (None, around, vec![5, 6, 7], true));
+    assert_eq!(page(8, 100, 9000), (None, around, vec![8, 9, 10, 11, 12], false));
+    assert_eq!(page(0, 2, 9000), (None, around, vec![11, 12], false));
+    assert_eq!(page(0, 100, 9000), (None, around, (5..=12).collect(), false));
+    assert_eq!(page(13, 5, 9000), (None, around, vec![], false));
+    assert_eq!(page(4, 5, 9000), (Some(ErrorCode::PositionGone), around, vec![], false));
+    assert_eq!(page(14, 5, 9000), (Some(ErrorCode::PositionAhead), around, vec![], false));
+    assert_eq!(page(u64::MAX, u32::MAX, 9000), (Some(ErrorCode::PositionAhead), around, vec![], false));
+    assert_eq!(page(5, 100, 300), (None, around, vec![5], true), "a page ends where the answer ends");
+}
+
+#[test]
+fn presence_is_answered_in_order_and_what_is_unknown_by_its_number() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    for user in ["cy", "ann", "bob"] {
+        world.one(Command::Enter { tenant: TENANT, room: "r", user });
+    }
+    let query = Query::Presence { tenant: TENANT, room: "r" };
+    let (head, items) = ask(&world.chat, query, 1000);
+    assert_eq!((head.count, head.more, &items[..]), (3, false, &b"\x03ann\x03bob\x02cy"[..]));
+    let (head, items) = ask(&world.chat, query, crate::wire::chat::ANSWER_HEAD + 9);
+    assert_eq!((head.count, head.more, &items[..]), (2, true, &b"\x03ann\x03bob"[..]));
+    let (head, _) = ask(&world.chat, Query::Presence { tenant: TENANT, room: "x" }, 1000);
+    assert_eq!(head.error, Some(ErrorCode::RoomUnknown));
+    let mut answer = Vec::new();
+    world.chat.query(b"\xffnonsense", &mut answer);
+    let head = AnswerHead::decode(&mut Reader::new(&answer)).unwrap();
+    assert_eq!(head.error, Some(ErrorCode::Malformed));
+}
+
+#[test]
+fn full_tables_refuse_and_go_on() {
+    let mut world = World::new(Limits { rooms: 2, present: 2, ..Limits::tiny() });
+    for name in ["r", "s"] {
+        assert_eq!(world.open(name).error, None);
+    }
+    assert_eq!(error(world.open("t")), ErrorCode::TooManyRooms);
+    assert_eq!(world.open("r").error, None);
+    let users: Vec<String> = (0..3).map(|number| format!("u{number}")).collect();
+    let outcomes: Vec<_> = users
+        .iter()
+        .map(|user| world.one(Command::Enter { tenant: TENANT, room: "r", user }).error)
+        .collect();
+    assert_eq!(outcomes, [None, None, Some(ErrorCode::TooManyPresent)]);
+    world.one(Command::Leave { tenant: TENANT, room: "r", user: "u0" });
+    assert_eq!(world.one(Command::Enter { tenant: TENANT, room: "s", user: "u2" }).error, None);
+}
+
+/// Written from `docs/formats.md` alone, byte by byte.
+fn chain_by_hand(previous: [u8; 32], seen: &MessageEvent<'_>) -> [u8; 32] {
+    fn field(bytes: &mut Vec<u8>, value: &[u8]) {
+        bytes.extend((value.len() as u32).to_le_bytes());
+        bytes.extend(value);
+    }
+    let mut body = seen.salt.to_vec();
+    body.extend(seen.body);
+    let mut bytes = b"tigerchat.v1.message".to_vec();
+    field(&mut bytes, &seen.tenant.0.to_le_bytes());
+    field(&mut bytes, seen.room.as_bytes());
+    field(&mut bytes, &seen.epoch.to_le_bytes());
+    field(&mut bytes, &seen.seq.to_le_bytes());
+    field(&mut bytes, &previous);
+    field(&mut bytes, seen.author.as_bytes());
+    field(&mut bytes, &seen.time.to_le_bytes());
+    field(&mut bytes, &seen.key.0);
+    field(&mut bytes, &seen.parent.to_le_bytes());
+    field(&mut bytes, &[seen.kind]);
+    field(&mut bytes, seen.content_type.as_bytes());
+    field(&mut bytes, &Digest::of(&body).0);
+    Digest::of(&bytes).0
+}
+
+#[test]
+fn every_message_chains_to_the_one_before_also_behind_a_cut() {
+    let mut world = World::new(Limits { messages: 5, ..Limits::tiny() });
+    world.open("r");
+    let mut previous = [0; 32];
+    for number in 1..=9u8 {
+        let parent = u64::from(number / 2);
+        world.one(publish(Publish { parent, ..message(key(0, number), &[number; 40]) }));
+        let RoomEvent::Message(seen) = world.events()[0] else { panic!("a message was published") };
+        assert_eq!(seen.chain.0, chain_by_hand(previous, &seen));
+        previous = seen.chain.0;
+    }
+    let room = world.chat.room(TENANT, "r").unwrap();
+    assert_eq!((room.first, room.head, room.chain.0), (5, 9, previous));
+    let end = world.chat.messages(TENANT, "r").fold(room.anchor, |previous, message| {
+        assert_eq!(message.chain, chain::next(previous, &message));
+        message.chain
+    });
+    assert_eq!(end, room.chain);
+}
