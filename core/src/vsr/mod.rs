@@ -1,4 +1,35 @@
-//! Replication: one Viewstamped Replication group per shard.
+//! Replication: one Viewstamped Replication group per shard (Liskov, Cowling 2012, with the corrections that
+//! practice has shown to be needed). The protocol is drawn in `docs/protocol.md`, its invariants are numbered in
+//! `docs/invariants.md`.
+//!
+//! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
+//! acknowledgements), `commit` (execute, reply), `feed` (followers, reads), `view_change`, `repair`, `checkpoint`,
+//! `sync` (state transfer), `recovery` (opening). Leaves without a replica: `journal`, `quorum`, `sessions`,
+//! `timers`, `superblock` (the writer).
 
+mod checkpoint;
+mod commit;
+mod feed;
+mod journal;
 pub mod machine;
+mod normal;
+pub mod quorum;
+mod recovery;
+mod repair;
 pub mod replica;
+pub mod sessions;
+mod superblock;
+mod sync;
+mod timers;
+mod tokens;
+mod view_change;
+
+/// Most entries that may be in flight, whatever the configuration says.
+pub const PIPELINE_MAX: usize = 16;
+
+/// Headers in the suffix of a do_view_change, a start_view and a superblock.
+pub const SUFFIX_MAX: usize = 24;
+
+// H12: an op that a primary could have had in flight must be visible to the next one. A backup whose head is X
+// knows that everything up to X minus the pipeline is committed.
+const _: () = assert!(SUFFIX_MAX >= PIPELINE_MAX);

@@ -1,39 +1,57 @@
-//! Placeholder until the replica lands; the signatures are the contract.
+//! One replica of one shard: its state, and where each event goes.
+//!
+//! Contract: call [`Replica::on_event`] for each event, [`Replica::turn_ended`] once the events of a turn are
+//! through, and again with [`Event::Elapsed`] at [`Replica::deadline`]. Time never goes back. Effects are carried
+//! out in order. The replica knows only what events tell it.
 
-use crate::io::{Effects, Event};
-use crate::pool::Pool;
-use crate::store::layout::Layout;
-use crate::types::{Address, ClusterId, Instant, Now, ReplicaId, ShardId};
-use crate::vsr::machine::Machine;
-use crate::wire::entry::{Digest, EntryHeader};
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
-/// What is decided at `format` and kept in the superblock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardConfig {
-    pub cluster: ClusterId,
-    pub shard: ShardId,
-    pub replica: ReplicaId,
-    pub replica_count: u8,
-    /// Entries in flight, 8 by default.
-    pub pipeline: u8,
-    /// Sessions (edges) of the shard, and the window of requests of each.
-    pub sessions: u16,
-    pub window: u8,
-    pub layout: Layout,
-    /// Limits of the chat state machine: equal on all replicas of the shard.
-    pub limits: crate::chat::Limits,
-}
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
 
-/// What may differ from start to start.
+use super::checkpoint::Checkpointing;
+use super::feed::Feed;
+use super::journal::Journal;
+use super::machine::Machine;
+use super::normal::Pending;
+use super::quorum::Quorums;
+use super::recovery::Recovery;
+use super::repair::Repair;
+use super::sessions::Sessions;
+use super::superblock::Writer;
+use super::sync::Sync;
+pub use super::timers::Timer;
+use super::timers::Timers;
+use super::tokens::Waits;
+use super::view_change::ViewChange;
+use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
+use crate::pool::{Class, Message, Pool};
+use crate::store::superblock::{CheckpointRef, Superblock};
+pub use crate::store::superblock::{OpenError, ShardConfig};
+use crate::types::{Address, EdgeId, Instant, Now, ReplicaId};
+use crate::wire::entry::{Digest, EntryHeader};
+use crate::wire::frame::{Command, Frame, FrameHeader};
+
+/// What may differ from start to start. Bounds of failure detection; safety depends on none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// A primary without work says that often that it is there.
     pub heartbeat: Duration,
-    /// Silence of the primary after which a backup asks for a view change.
+    /// Silence of the primary after which a backup asks for a view change. Up to half as much again is added at
+    /// random, so that two backups do not duel (H17).
     pub primary_silent: Duration,
     /// The same after the primary's connection was reset and reconnecting was refused.
     pub primary_reset: Duration,
+    /// How long a view change may take before the next view is asked for.
+    pub view_change: Duration,
+    /// Unacknowledged prepares and unanswered repair requests are sent again after this.
     pub resend: Duration,
+    /// Views and checkpoints are exchanged this often.
+    pub ping: Duration,
+    /// A session whose edge was silent for so long is ended.
     pub session_lease: Duration,
 }
 
@@ -41,34 +59,54 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(20),
-            primary_silent: Duration::from_millis(200),
+            primary_silent: Duration::from_millis(150),
             primary_reset: Duration::from_millis(5),
-            resend: Duration::from_millis(50),
+            view_change: Duration::from_millis(200),
+            resend: Duration::from_millis(40),
+            ping: Duration::from_millis(100),
             session_lease: Duration::from_secs(5),
         }
     }
 }
 
-/// Where a replica stands.
+/// Where a replica stands. Transitions: `docs/protocol.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Reading its disk.
     Recovering,
-    /// Doesn't know its own head for certain: it waits for a start_view.
+    /// It may have acknowledged entries that it can't read: it votes for nothing until a start_view tells it
+    /// where the log ends (H24).
     RecoveringHead,
     Normal,
     ViewChange,
 }
 
-/// Why a replica wants to be woken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
-    Heartbeat,
-    PrimarySilent,
-    Resend,
-    Repair,
-    Lease,
+/// Why an event was dropped without effect. Each has a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Ignored {
+    /// Not for this cluster, shard or replica, or not from one of its members.
+    Stranger,
+    /// Of a view that is over.
+    OldView,
+    /// Of a view that this replica is not (yet) in.
+    NewerView,
+    /// Only a primary, or only a backup, handles it; or only in another status.
+    NotNow,
+    /// The payload is not what its command says.
+    Malformed,
+    /// It does not link to the log, or is not what was asked for.
+    Unlinked,
+    /// It was here before.
+    Duplicate,
+    /// A queue, the pool or the log has no room.
+    NoRoom,
+    /// A digest that does not match.
+    Mismatch,
 }
+
+/// How many ways to be ignored there are.
+pub const IGNORED: usize = 9;
 
 /// What an observer (status page, simulator) may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,64 +114,454 @@ pub struct View {
     pub status: Status,
     pub view: u64,
     pub log_view: u64,
+    /// Normal, and primary of its view.
     pub is_primary: bool,
     pub primary: ReplicaId,
     pub op: u64,
+    /// Executed here.
     pub commit: u64,
+    /// Known to be committed.
+    pub commit_max: u64,
     pub checkpoint: u64,
+    pub checkpoint_digest: Digest,
     pub incarnation: u64,
 }
 
-/// One replica of one shard.
+/// Where the time of the entries that a primary made went, in nanoseconds, summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stages {
+    pub entries: u64,
+    pub requests: u64,
+    /// From a request's arrival to its entry.
+    pub batch_wait: u64,
+    /// From the entry to its quorum.
+    pub quorum: u64,
+    /// From the quorum to the reply.
+    pub commit: u64,
+}
+
+/// A request in an entry that is not executed yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) op: u64,
+    pub(super) client: u64,
+    pub(super) number: u64,
+}
+
+/// See the module.
 #[derive(Debug)]
 pub struct Replica<M> {
-    machine: M,
+    pub(super) config: ShardConfig,
+    pub(super) me: ReplicaId,
+    pub(super) quorums: Quorums,
+    pub(super) timeouts: Timeouts,
+    pub(super) pool: Pool,
+    pub(super) random: ChaCha8Rng,
+    pub(super) timers: Timers,
+
+    pub(super) status: Status,
+    pub(super) view: u64,
+    /// Equal to the durable one whenever status is normal.
+    pub(super) log_view: u64,
+    pub(super) superblock: Writer,
+    pub(super) journal: Journal,
+
+    pub(super) machine: M,
+    pub(super) sessions: Sessions,
+    /// Header of the last executed entry.
+    pub(super) executed: EntryHeader,
+    pub(super) executed_digest: Digest,
+    pub(super) commit_max: u64,
+    /// Up to here all of the log is durable at this replica.
+    pub(super) durable_op: u64,
+    /// What this backup last acknowledged in this view.
+    pub(super) acknowledged: u64,
+    /// Acknowledge again even if nothing is new: the primary seems not to know.
+    pub(super) ok_due: bool,
+
+    /// Primary: what each replica acknowledged in this view.
+    pub(super) acked: Vec<u64>,
+    /// Primary: the head as this view began; requests are admitted once it is executed.
+    pub(super) view_start: u64,
+    pub(super) queue: VecDeque<Pending>,
+    pub(super) queued_bytes: usize,
+    /// Primary: requests in entries that are not executed yet, for admission in order.
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Some entry could not be written when it came.
+    pub(super) unwritten: bool,
+    /// Primary: prepares whose time of birth is measured.
+    pub(super) births: VecDeque<(u64, Instant, Instant)>,
+    /// Primary: when each session's edge was last heard.
+    pub(super) heard: Vec<(u64, Instant)>,
+    /// Backup: when the primary of this view was last heard, and prepares that came before their turn.
+    pub(super) primary_heard: Instant,
+    /// How long its silence is borne in this view: drawn anew for each.
+    pub(super) silence: Duration,
+    /// When each peer was last heard.
+    pub(super) peer_heard: Vec<Instant>,
+    pub(super) early: Vec<Message>,
+
+    pub(super) view_change: ViewChange,
+    pub(super) repair: Repair,
+    pub(super) checkpointing: Checkpointing,
+    pub(super) sync: Option<Sync>,
+    pub(super) recovery: Option<Recovery>,
+    pub(super) feed: Feed,
+    pub(super) reply_scratch: Vec<u8>,
+    pub(super) feed_scratch: Vec<u8>,
+    pub(super) entry_scratch: Vec<u8>,
+    pub(super) now: Now,
+    ignored: [u64; IGNORED],
+    stages: Stages,
 }
 
 impl<M: Machine> Replica<M> {
-    /// Opens a replica on the bytes of its superblock zone. It reads the rest of its file by effects.
-    /// `seed` is fresh entropy (the run's in simulation).
-    pub fn open(
-        _superblock_zone: &[u8],
-        _machine: M,
-        _pool: Pool,
-        _timeouts: Timeouts,
-        _seed: [u8; 32],
-        _now: Now,
-        _effects: &mut Effects,
-    ) -> Result<Self, OpenError> {
-        Err(OpenError::NotATigerChatFile)
+    /// The state before recovery has read anything; see [`super::recovery`].
+    pub(super) fn new(
+        superblock: Superblock,
+        machine: M,
+        pool: Pool,
+        timeouts: Timeouts,
+        random: ChaCha8Rng,
+    ) -> Self {
+        let config = superblock.config.clone();
+        let root = config.root();
+        let replicas = usize::from(config.replica_count);
+        Self {
+            me: config.replica,
+            quorums: Quorums::majority(config.replica_count).expect("checked by open"),
+            random,
+            timers: Timers::default(),
+            status: Status::Recovering,
+            view: superblock.view,
+            log_view: superblock.log_view,
+            journal: Journal::new(config.layout.wal_slots, &root),
+            machine,
+            sessions: Sessions::new(config.sessions, config.window),
+            executed: root,
+            executed_digest: root.digest(),
+            commit_max: 0,
+            durable_op: 0,
+            acknowledged: 0,
+            ok_due: false,
+            acked: vec![0; replicas],
+            view_start: 0,
+            queue: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
+            queued_bytes: 0,
+            in_flight: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
+            unwritten: false,
+            births: VecDeque::with_capacity(super::PIPELINE_MAX),
+            heard: Vec::with_capacity(usize::from(config.sessions)),
+            primary_heard: Instant::default(),
+            silence: timeouts.primary_silent,
+            peer_heard: vec![Instant::default(); replicas],
+            early: Vec::with_capacity(usize::from(config.pipeline)),
+            view_change: ViewChange::new(replicas),
+            repair: Repair::default(),
+            checkpointing: Checkpointing::default(),
+            sync: None,
+            recovery: None,
+            feed: Feed::new(),
+            reply_scratch: Vec::new(),
+            feed_scratch: Vec::new(),
+            entry_scratch: Vec::new(),
+            now: Now::default(),
+            ignored: [0; IGNORED],
+            stages: Stages::default(),
+            superblock: Writer::new(superblock),
+            timeouts,
+            config,
+            pool,
+        }
     }
-    pub fn on_event(&mut self, _now: Now, _event: Event, _effects: &mut Effects) {}
-    /// All events of a turn were seen: what waited for company (batches) leaves now.
-    pub fn turn_ended(&mut self, _now: Now, _effects: &mut Effects) {}
+
+    /// One event. Effects are appended.
+    pub fn on_event(&mut self, now: Now, event: Event, effects: &mut Effects) {
+        self.now = now;
+        match event {
+            Event::Received { from, frame } => self.on_frame(from, frame, effects),
+            Event::Stored { token, result } => self.on_stored(Waits::of(token), result, effects),
+            Event::PeerReset(peer) => self.on_peer_reset(peer),
+            Event::Elapsed => {
+                while let Some(timer) = self.timers.due(now.mono) {
+                    self.on_timer(timer, effects);
+                }
+            }
+        }
+    }
+
+    /// All events of a turn were seen: what waited for company (batches, acknowledgements) leaves now.
+    pub fn turn_ended(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now;
+        if self.recovery.is_some() {
+            return self.recovery_turn(effects);
+        }
+        self.superblock.pump(&self.pool, effects);
+        self.write_what_waits(effects);
+        self.advance_durable(effects);
+        self.commit_what_can(effects);
+        self.checkpoint_turn(effects);
+        if self.is_primary() {
+            self.build_entries(effects);
+            self.commit_what_can(effects);
+        }
+        self.repair_turn(effects);
+        self.continue_view_change(effects);
+        self.superblock.pump(&self.pool, effects);
+    }
+
+    /// When to call again with [`Event::Elapsed`], and why.
+    #[must_use]
     pub fn deadline(&self) -> Option<(Instant, Timer)> {
-        None
+        self.timers.next()
     }
+
+    fn on_timer(&mut self, timer: Timer, effects: &mut Effects) {
+        match timer {
+            Timer::Heartbeat => self.on_heartbeat(effects),
+            Timer::PrimarySilent => self.on_primary_silent(effects),
+            Timer::ViewChange => self.on_view_change_timer(effects),
+            Timer::Resend => self.on_resend(effects),
+            Timer::Repair => self.on_repair_timer(effects),
+            Timer::Ping => self.on_ping_timer(effects),
+            Timer::Lease => self.on_lease_timer(),
+        }
+    }
+
+    fn on_frame(&mut self, from: Address, frame: Frame, effects: &mut Effects) {
+        let header = &frame.header;
+        let ours = header.cluster.get() == self.config.cluster.0
+            && header.shard.get() == self.config.shard.0
+            && header.from() == Some(from)
+            && header.to() == Some(self.address());
+        if !ours {
+            return self.ignore(Ignored::Stranger);
+        }
+        match from {
+            Address::Edge(edge) => self.on_edge_frame(edge, &frame, effects),
+            Address::Replica { replica, .. } => {
+                let member = usize::from(replica.0) < self.replicas() && replica != self.me;
+                if !member {
+                    return self.ignore(Ignored::Stranger);
+                }
+                if self.status == Status::Recovering {
+                    return self.ignore(Ignored::NotNow);
+                }
+                self.peer_heard[usize::from(replica.0)] = self.now.mono;
+                self.on_peer_frame(replica, frame, effects);
+            }
+        }
+    }
+
+    fn on_edge_frame(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        match frame.header.command() {
+            Command::PingClient => self.on_ping_client(edge, frame, effects),
+            Command::Request => self.on_request(edge, frame, effects),
+            Command::Follow => self.on_follow(edge, frame, effects),
+            Command::Query => self.on_query(edge, frame, effects),
+            _ => self.ignore(Ignored::NotNow),
+        }
+    }
+
+    fn on_peer_frame(&mut self, from: ReplicaId, frame: Frame, effects: &mut Effects) {
+        match frame.header.command() {
+            Command::Ping => self.on_ping(from, &frame, effects),
+            Command::Pong => self.on_pong(from, &frame, effects),
+            Command::Prepare => self.on_prepare(from, &frame, effects),
+            Command::PrepareOk => self.on_prepare_ok(from, &frame, effects),
+            Command::Commit => self.on_commit(from, &frame, effects),
+            Command::StartViewChange => self.on_start_view_change(from, &frame, effects),
+            Command::DoViewChange => self.on_do_view_change(from, &frame, effects),
+            Command::StartView => self.on_start_view(from, &frame, effects),
+            Command::RequestStartView => self.on_request_start_view(from, &frame, effects),
+            Command::RequestHeaders => self.on_request_headers(from, &frame, effects),
+            Command::Headers => self.on_headers(&frame, effects),
+            Command::RequestPrepare => self.on_request_prepare(from, &frame, effects),
+            Command::RequestBlocks => self.on_request_blocks(from, &frame, effects),
+            Command::Block => self.on_block(from, &frame, effects),
+            _ => self.ignore(Ignored::NotNow),
+        }
+    }
+
+    fn on_stored(&mut self, waits: Waits, result: Result<Option<Message>, DiskError>, effects: &mut Effects) {
+        match (&result, waits) {
+            // A failed flush says nothing of what was written before it (H31): this replica ends.
+            (Err(DiskError::Fsync), _) => return effects.push(Effect::Stop(Fatal::FsyncFailed)),
+            (Err(_), Waits::SuperblockWritten { .. }) => {
+                return effects.push(Effect::Stop(Fatal::SuperblockLost));
+            }
+            _ => {}
+        }
+        match waits {
+            Waits::SlotWritten { slot } => self.on_slot_written(slot, result.is_ok()),
+            Waits::SlotRead { slot } => self.on_slot_read(slot, result.ok().flatten(), effects),
+            Waits::SuperblockWritten { .. } => {
+                if self.superblock.written(&self.pool, effects) {
+                    self.on_superblock_durable(effects);
+                }
+            }
+            Waits::CheckpointWritten { chunk } => self.on_checkpoint_written(chunk, result.is_ok()),
+            Waits::CheckpointRead { chunk } => self.on_checkpoint_read(chunk, result.ok().flatten(), effects),
+            Waits::SlotRecovered { .. } | Waits::CheckpointRecovered { .. } | Waits::Synced => {
+                self.on_recovered(waits, result.ok().flatten(), effects);
+            }
+        }
+    }
+
+    /// The superblock that was wanted is durable: what waited for it goes on.
+    fn on_superblock_durable(&mut self, effects: &mut Effects) {
+        self.checkpoint_settled();
+        self.sync_settled(effects);
+        self.view_change_settled(effects);
+    }
+
+    #[must_use]
     pub fn address(&self) -> Address {
-        Address::Replica { shard: ShardId(0), replica: ReplicaId(0) }
+        self.peer(self.me)
     }
+
+    /// This process start, durable before its first frame.
+    #[must_use]
     pub fn incarnation(&self) -> u64 {
-        0
+        self.superblock.durable().incarnation
     }
+
+    #[must_use]
+    pub fn config(&self) -> &ShardConfig {
+        &self.config
+    }
+
+    #[must_use]
     pub fn observe(&self) -> View {
-        unreachable!()
+        let CheckpointRef { op: checkpoint, digest: checkpoint_digest, .. } =
+            self.superblock.durable().checkpoint;
+        View {
+            status: self.status,
+            view: self.superblock.durable().view,
+            log_view: self.superblock.durable().log_view,
+            is_primary: self.is_primary(),
+            primary: self.primary_of(self.view),
+            op: self.journal.head,
+            commit: self.commit_min(),
+            commit_max: self.commit_max,
+            checkpoint,
+            checkpoint_digest,
+            incarnation: self.incarnation(),
+        }
     }
-    /// The header of a committed op that is still in the log's memory.
-    pub fn committed(&self, _op: u64) -> Option<(EntryHeader, Digest)> {
-        None
+
+    /// The header of an executed op that the log still holds in memory.
+    #[must_use]
+    pub fn committed(&self, op: u64) -> Option<(EntryHeader, Digest)> {
+        let slot = self.journal.get(op).filter(|_| op <= self.commit_min())?;
+        Some((slot.header?, slot.digest?))
     }
+
     pub fn machine(&self) -> &M {
         &self.machine
     }
+
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    #[must_use]
+    pub fn stages(&self) -> Stages {
+        self.stages
+    }
+
+    pub(super) fn stages_mut(&mut self) -> &mut Stages {
+        &mut self.stages
+    }
+
+    /// How often each [`Ignored`] happened, in the order of the enum.
+    #[must_use]
+    pub fn ignored(&self) -> &[u64; IGNORED] {
+        &self.ignored
+    }
+
+    pub(super) fn ignore(&mut self, why: Ignored) {
+        self.ignored[why as usize] += 1;
+    }
+
+    pub(super) fn commit_min(&self) -> u64 {
+        self.executed.op.get()
+    }
+
+    pub(super) fn replicas(&self) -> usize {
+        usize::from(self.config.replica_count)
+    }
+
+    pub(super) fn primary_of(&self, view: u64) -> ReplicaId {
+        let at = view % u64::from(self.config.replica_count);
+        ReplicaId(u16::try_from(at).expect("below the number of replicas"))
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        self.status == Status::Normal && self.primary_of(self.view) == self.me
+    }
+
+    pub(super) fn is_backup(&self) -> bool {
+        self.status == Status::Normal && self.primary_of(self.view) != self.me
+    }
+
+    pub(super) fn peer(&self, replica: ReplicaId) -> Address {
+        Address::Replica { shard: self.config.shard, replica }
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<M> {
+        let me = self.me;
+        (0..u16::from(self.config.replica_count)).map(ReplicaId).filter(move |replica| *replica != me)
+    }
+
+    /// A frame with what all of ours say: the durable view, the commit number.
+    pub(super) fn frame(&self, command: Command) -> Frame {
+        let mut header = FrameHeader::new(command, self.config.cluster, self.config.shard);
+        header.view = self.superblock.durable().view.into();
+        header.config = self.superblock.durable().config_number.into();
+        header.commit = self.commit_max.into();
+        Frame { header, payload: None }
+    }
+
+    pub(super) fn send(&self, to: ReplicaId, frame: Frame, effects: &mut Effects) {
+        effects.push(Effect::Send { to: self.peer(to), frame });
+    }
+
+    pub(super) fn broadcast(&self, frame: &Frame, effects: &mut Effects) {
+        for peer in self.peers() {
+            self.send(peer, frame.clone(), effects);
+        }
+    }
+
+    /// A duration with up to half of it added at random.
+    pub(super) fn jittered(&mut self, base: Duration) -> Duration {
+        let half = u64::try_from(base.as_nanos() / 2).unwrap_or(u64::MAX).max(1);
+        base + Duration::from_nanos(self.random.next_u64() % half)
+    }
+
+    pub(super) fn in_a(&self, while_: Duration) -> Instant {
+        self.now.mono.after(while_)
+    }
+
+    pub(super) fn submit(effects: &mut Effects, op: DiskOp) {
+        effects.push(Effect::Disk(op));
+    }
 }
 
-/// Why a data file was not opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    NotATigerChatFile,
-    /// No quorum of superblock copies is valid.
-    SuperblockDamaged,
-    /// Made by a release with another format.
-    FormatVersion(u32),
+/// The pool that one replica needs: the sum of what each holder may hold. `incoming` buffers of each class are
+/// for frames that are on their way in.
+#[must_use]
+pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
+    let pipeline = usize::from(config.pipeline);
+    let requests = usize::from(config.sessions) * usize::from(config.window);
+    let slot = config.layout.slot_sectors as usize * crate::store::layout::SECTOR;
+    // Entries: cached behind and ahead of the commit number (4 pipelines), being written, early ones, the feed's,
+    // read for peers, chunks of checkpoints, answers; requests that wait; superblock copies. Each class may have to
+    // serve all of them, because entries come in all sizes.
+    let entries = 6 * pipeline + super::feed::RING + 24;
+    let count = entries + requests + 8 + incoming;
+    let mut sizes = vec![1024, Superblock::COPY, slot];
+    sizes.dedup();
+    sizes.into_iter().map(|size| Class { size, count }).collect()
 }

@@ -36,6 +36,13 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The first half, for frames that have no room for all of it.
+    #[must_use]
+    pub fn half(&self) -> u128 {
+        let (half, _) = self.0.split_first_chunk::<16>().expect("32 bytes hold 16");
+        u128::from_le_bytes(*half)
+    }
+
     /// The first eight bytes, for people and traces.
     #[must_use]
     pub fn short(&self) -> u64 {
@@ -155,9 +162,7 @@ impl RequestHeader {
     /// What `digest` must be for these commands.
     #[must_use]
     pub fn digest_of(commands: &[u8]) -> u128 {
-        let digest = Digest::of(commands);
-        let (half, _) = digest.0.split_first_chunk::<16>().expect("32 bytes hold 16");
-        u128::from_le_bytes(*half)
+        Digest::of(commands).half()
     }
 }
 

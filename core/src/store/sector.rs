@@ -1,0 +1,171 @@
+//! The unit of disk: 4,032 bytes of payload and a trailer of 64: tag, salt, stamp.
+//!
+//! The tag covers payload, salt, stamp, cluster, shard, zone and address, so that a sector can't be taken for
+//! another one (H29). While at-rest sealing is off it is a plain digest; the format is the same either way.
+
+use sha2::{Digest as _, Sha256};
+
+use super::layout::{PAYLOAD, SECTOR};
+use crate::types::{ClusterId, ShardId};
+
+/// Part of the data file. Numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Zone {
+    Superblock = 1,
+    Wal = 2,
+    Checkpoint = 3,
+}
+
+/// Which write a sector belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// Of an entry its op and view; of a superblock its sequence and copy; of a checkpoint its op and zero.
+    pub op: u64,
+    pub view: u64,
+    /// Index of the sector in its write.
+    pub index: u32,
+}
+
+/// Whose sectors, and in which zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub cluster: ClusterId,
+    pub shard: ShardId,
+    pub zone: Zone,
+}
+
+/// What a sector turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All zero: never written since format.
+    Blank,
+    Valid(Stamp),
+    Corrupt,
+}
+
+const TAG: usize = PAYLOAD;
+const SALT: usize = TAG + 16;
+const OP: usize = SALT + 16;
+const VIEW: usize = OP + 8;
+const INDEX: usize = VIEW + 8;
+const ZONE: usize = INDEX + 4;
+
+/// Sectors that hold `len` bytes of payload.
+#[must_use]
+pub fn sectors_for(len: usize) -> usize {
+    len.div_ceil(PAYLOAD)
+}
+
+/// Fills `image` (a whole number of sectors) with `payload`, zero-padded, and seals each sector.
+/// `offset` is where the image will lie in the file.
+///
+/// # Panics
+/// When the payload does not fit: our own bug.
+pub fn seal(place: Place, offset: u64, op: u64, view: u64, payload: &[u8], image: &mut [u8]) {
+    assert!(image.len().is_multiple_of(SECTOR) && sectors_for(payload.len()) * SECTOR <= image.len());
+    let mut parts = payload.chunks(PAYLOAD);
+    for (index, sector) in image.chunks_exact_mut(SECTOR).enumerate() {
+        let part = parts.next().unwrap_or(&[]);
+        sector[..part.len()].copy_from_slice(part);
+        sector[part.len()..].fill(0);
+        let index = u32::try_from(index).expect("an image has less than 2^32 sectors");
+        sector[OP..VIEW].copy_from_slice(&op.to_le_bytes());
+        sector[VIEW..INDEX].copy_from_slice(&view.to_le_bytes());
+        sector[INDEX..ZONE].copy_from_slice(&index.to_le_bytes());
+        sector[ZONE] = place.zone as u8;
+        let tag = tag(place, offset + u64::from(index) * SECTOR as u64, sector);
+        sector[TAG..SALT].copy_from_slice(&tag);
+    }
+}
+
+/// Looks at one sector that was read from `offset`.
+#[must_use]
+pub fn open(place: Place, offset: u64, sector: &[u8]) -> Found {
+    if sector.len() != SECTOR {
+        return Found::Corrupt;
+    }
+    if sector[ZONE] == 0 && sector.iter().all(|byte| *byte == 0) {
+        return Found::Blank;
+    }
+    if sector[ZONE] != place.zone as u8 || sector[TAG..SALT] != tag(place, offset, sector) {
+        return Found::Corrupt;
+    }
+    Found::Valid(stamp(sector))
+}
+
+fn stamp(sector: &[u8]) -> Stamp {
+    let number = |at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().expect("8 bytes"));
+    let index = u32::from_le_bytes(sector[INDEX..ZONE].try_into().expect("4 bytes"));
+    Stamp { op: number(OP), view: number(VIEW), index }
+}
+
+/// The payloads of consecutive sectors, in order.
+pub fn payloads(image: &[u8]) -> impl Iterator<Item = &[u8]> {
+    image.chunks_exact(SECTOR).map(|sector| &sector[..PAYLOAD])
+}
+
+fn tag(place: Place, offset: u64, sector: &[u8]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(place.cluster.0.to_le_bytes());
+    hash.update(place.shard.0.to_le_bytes());
+    hash.update(offset.to_le_bytes());
+    hash.update(&sector[SALT..]);
+    hash.update(&sector[..PAYLOAD]);
+    let digest: [u8; 32] = hash.finalize().into();
+    let (tag, _) = digest.split_first_chunk::<16>().expect("32 bytes hold 16");
+    *tag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
+
+    fn sealed() -> alloc::vec::Vec<u8> {
+        let mut image = vec![0; 2 * SECTOR];
+        seal(PLACE, 8192, 5, 3, &[9; PAYLOAD + 10], &mut image);
+        image
+    }
+
+    #[test]
+    fn what_was_sealed_is_found() {
+        let image = sealed();
+        assert_eq!(open(PLACE, 8192, &image[..SECTOR]), Found::Valid(Stamp { op: 5, view: 3, index: 0 }));
+        assert_eq!(
+            open(PLACE, 8192 + 4096, &image[SECTOR..]),
+            Found::Valid(Stamp { op: 5, view: 3, index: 1 })
+        );
+        assert_eq!(open(PLACE, 0, &[0; SECTOR]), Found::Blank);
+    }
+
+    #[test]
+    fn h28_every_flipped_bit_of_a_sector_is_found() {
+        let mut image = sealed();
+        for bit in 0..SECTOR * 8 {
+            image[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(PLACE, 8192, &image[..SECTOR]), Found::Corrupt, "bit {bit}");
+            image[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn h29_a_sector_in_another_place_is_corrupt() {
+        let image = sealed();
+        let sector = &image[..SECTOR];
+        assert_eq!(open(PLACE, 4096, sector), Found::Corrupt, "another address");
+        assert_eq!(
+            open(Place { zone: Zone::Checkpoint, ..PLACE }, 8192, sector),
+            Found::Corrupt,
+            "another zone"
+        );
+        assert_eq!(open(Place { shard: ShardId(2), ..PLACE }, 8192, sector), Found::Corrupt, "another shard");
+        assert_eq!(
+            open(Place { cluster: ClusterId(8), ..PLACE }, 8192, sector),
+            Found::Corrupt,
+            "another cluster"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! What a slot of the write-ahead log holds after a crash: the torn/corrupt decision (H24, PAR FAST'18).
+//!
+//! An entry is one write of one or more sectors; each carries the write's stamp. A crash leaves any subset of the
+//! sectors of writes that were not yet durable. A slot is overwritten only when its old entry is dispensable
+//! (checkpointed, or truncated by a durable view change). So, looking at a slot's first sector and as many more as
+//! the entry in it claims:
+//!
+//! | first sector | the others | finding | why |
+//! |---|---|---|---|
+//! | valid | all valid with its stamp | `Entry` | whole; sectors beyond it do not matter |
+//! | valid | one is corrupt | `Faulty`, header known | was whole once, may have been acknowledged |
+//! | valid | none corrupt, one blank or of another write | `Torn` | that write, or one over it, never became durable |
+//! | blank | all blank | `Blank` | never written |
+//! | blank | none corrupt, one valid | `Torn` | a first write that never became durable |
+//! | blank | one corrupt | `Faulty` | can't be told from a damaged entry |
+//! | corrupt | any | `Faulty` | may have been acknowledged |
+//!
+//! Two writes with one stamp have equal bytes (one primary makes one entry for an op in a view), so mixing them
+//! makes a whole entry.
+
+use super::layout::{Layout, SECTOR};
+use super::sector::{self, Found, Place, sectors_for};
+use crate::wire::entry::{ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
+use zerocopy::FromBytes;
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotFound {
+    Blank,
+    Torn,
+    /// Whole, its header; the body's digest was checked.
+    Entry(EntryHeader),
+    /// Damaged; the header if it could be read.
+    Faulty(Option<EntryHeader>),
+}
+
+/// Decides over the bytes of a slot that were read from `offset`. `scratch` is for putting the entry together,
+/// and holds it when the finding is `Entry`.
+pub fn examine(
+    place: Place,
+    layout: &Layout,
+    offset: u64,
+    slot: &[u8],
+    scratch: &mut alloc::vec::Vec<u8>,
+) -> SlotFound {
+    scratch.clear();
+    let found = |index: usize| {
+        let at = index * SECTOR;
+        let sector = slot.get(at..at + SECTOR).unwrap_or(&[]);
+        match sector::open(place, offset + at as u64, sector) {
+            Found::Valid(stamp) if stamp.index as usize != index => Found::Corrupt,
+            found => found,
+        }
+    };
+    let slot_sectors = layout.slot_sectors as usize;
+    let stamp = match found(0) {
+        Found::Corrupt => return SlotFound::Faulty(None),
+        Found::Blank => return blank_start((1..slot_sectors).map(found)),
+        Found::Valid(stamp) => stamp,
+    };
+    let Some(header) = header_of(slot, layout) else { return SlotFound::Faulty(None) };
+    let sectors = sectors_for(header.size.get() as usize);
+    let mut torn = stamp.op != header.op.get() || stamp.view != header.view.get();
+    for index in 1..sectors {
+        match found(index) {
+            Found::Corrupt => return SlotFound::Faulty(Some(header)),
+            Found::Blank => torn = true,
+            Found::Valid(other) => torn |= (other.op, other.view) != (stamp.op, stamp.view),
+        }
+    }
+    if torn {
+        return SlotFound::Torn;
+    }
+    for part in sector::payloads(&slot[..sectors * SECTOR]) {
+        scratch.extend_from_slice(part);
+    }
+    scratch.truncate(header.size.get() as usize);
+    match EntryHeader::split(scratch) {
+        Some((header, _)) => SlotFound::Entry(header),
+        None => SlotFound::Faulty(Some(header)),
+    }
+}
+
+fn blank_start(others: impl Iterator<Item = Found>) -> SlotFound {
+    let mut finding = SlotFound::Blank;
+    for other in others {
+        match other {
+            Found::Corrupt => return SlotFound::Faulty(None),
+            Found::Blank => {}
+            Found::Valid(_) => finding = SlotFound::Torn,
+        }
+    }
+    finding
+}
+
+fn header_of(slot: &[u8], layout: &Layout) -> Option<EntryHeader> {
+    let (header, _) = EntryHeader::read_from_prefix(slot).ok()?;
+    let size = header.size.get() as usize;
+    (header.version == ENTRY_VERSION && (ENTRY_HEADER..=layout.entry_max()).contains(&size)).then_some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::PAYLOAD;
+    use super::super::sector::Zone;
+    use super::*;
+    use crate::types::{ClusterId, ShardId};
+    use crate::wire::entry::Digest;
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use zerocopy::IntoBytes;
+
+    const LAYOUT: Layout = Layout { wal_slots: 8, slot_sectors: 4, checkpoint_sectors: 1 };
+    const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
+    const OFFSET: u64 = 1 << 16;
+
+    /// The sectors of an entry of `sectors` sectors, written over nothing.
+    fn written(op: u64, view: u64, sectors: usize) -> Vec<u8> {
+        let body = vec![u8::try_from(op).unwrap(); (sectors - 1) * PAYLOAD + 100];
+        let mut header = EntryHeader::read_from_bytes(&[0; ENTRY_HEADER]).unwrap();
+        header.version = ENTRY_VERSION;
+        header.op = op.into();
+        header.view = view.into();
+        header.body = Digest::of(&body);
+        header.size = u32::try_from(ENTRY_HEADER + body.len()).unwrap().into();
+        let entry = [header.as_bytes(), &body].concat();
+        let mut image = vec![0; sectors * SECTOR];
+        sector::seal(PLACE, OFFSET, op, view, &entry, &mut image);
+        image
+    }
+
+    fn look(slot: &[u8]) -> SlotFound {
+        examine(PLACE, &LAYOUT, OFFSET, slot, &mut Vec::new())
+    }
+
+    /// Each sector of the slot is what one of these says: all 4^4 combinations of old entry, new entry, blank
+    /// and garbage, against the table of the module, which this states again in other words.
+    #[test]
+    fn h24_every_mixture_of_sectors_is_decided_by_the_table() {
+        for (old_sectors, new_sectors) in [(1, 1), (1, 4), (4, 1), (3, 2), (2, 3), (4, 4)] {
+            for pattern in 0..256_usize {
+                let kinds: Vec<usize> = (0..4).map(|sector| pattern >> (2 * sector) & 3).collect();
+                let (old, new) = (written(1, 1, old_sectors), written(9, 2, new_sectors));
+                let mut slot = vec![0; 4 * SECTOR];
+                let mut have = Vec::new();
+                for (index, kind) in kinds.iter().enumerate() {
+                    let range = index * SECTOR..(index + 1) * SECTOR;
+                    let sector = &mut slot[range.clone()];
+                    match kind {
+                        0 if index < old_sectors => sector.copy_from_slice(&old[range]),
+                        1 if index < new_sectors => sector.copy_from_slice(&new[range]),
+                        3 => sector.fill(0xAB),
+                        _ => {}
+                    }
+                    have.push(match kind {
+                        0 if index < old_sectors => 'o',
+                        1 if index < new_sectors => 'n',
+                        3 => 'x',
+                        _ => ' ',
+                    });
+                }
+                let claimed = match have[0] {
+                    'o' => old_sectors,
+                    'n' => new_sectors,
+                    _ => 4,
+                };
+                let rest = &have[1..claimed];
+                let expected = match have[0] {
+                    'x' => "faulty",
+                    _ if rest.contains(&'x') => "faulty",
+                    ' ' if rest.iter().all(|kind| *kind == ' ') => "blank",
+                    first if first != ' ' && rest.iter().all(|kind| *kind == first) => "entry",
+                    _ => "torn",
+                };
+                let found = match look(&slot) {
+                    SlotFound::Blank => "blank",
+                    SlotFound::Torn => "torn",
+                    SlotFound::Entry(_) => "entry",
+                    SlotFound::Faulty(_) => "faulty",
+                };
+                assert_eq!(found, expected, "{have:?} of {old_sectors} and {new_sectors} sectors");
+            }
+        }
+    }
+
+    #[test]
+    fn a_misplaced_slot_is_faulty() {
+        let slot = [written(1, 1, 1), vec![0; 3 * SECTOR]].concat();
+        let found = examine(PLACE, &LAYOUT, OFFSET + 4096, &slot, &mut Vec::new());
+        assert_eq!(found, SlotFound::Faulty(None));
+    }
+}

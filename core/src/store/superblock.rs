@@ -1,0 +1,405 @@
+//! The superblock: what a replica must know before it may speak. Four copies, replaced in two pairs.
+//!
+//! The one law: **a new superblock is written over copies 0 and 1, made durable, then over copies 2 and 3**; so
+//! whatever a crash tears, one pair holds a whole older or newer version. Opening takes the highest sequence of
+//! which at least two copies are whole, or the highest whole one when no two agree (then the crash was between).
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE};
+use super::sector::{self, Found, Place, Zone};
+use crate::chat::Limits;
+use crate::types::{ClusterId, RELEASE, ReplicaId, ShardId};
+use crate::vsr::SUFFIX_MAX;
+use crate::wire::codec::{Malformed, Reader};
+use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
+
+const MAGIC: &[u8; 16] = b"TigerChat\0shard\0";
+/// The format of data files that this release writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+const COPY: usize = SUPERBLOCK_COPY_SECTORS * SECTOR;
+const COPY_PAYLOAD: usize = SUPERBLOCK_COPY_SECTORS * PAYLOAD;
+
+/// What is decided at `format` and never changes by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardConfig {
+    pub cluster: ClusterId,
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    /// 1, 3 or 5.
+    pub replica_count: u8,
+    /// Entries in flight; at most [`crate::vsr::PIPELINE_MAX`].
+    pub pipeline: u8,
+    /// Sessions (edges) of the shard.
+    pub sessions: u16,
+    /// Requests of one session in flight.
+    pub window: u8,
+    pub layout: Layout,
+    /// Limits of the chat state machine: equal on all replicas of the shard.
+    pub limits: Limits,
+}
+
+/// Where a checkpoint lies and what it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointRef {
+    pub op: u64,
+    /// SHA-256 of the image.
+    pub digest: Digest,
+    /// Bytes of the image; zero for the state at op 0, which needs none.
+    pub size: u64,
+    /// 0 or 1.
+    pub copy: u32,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    pub config: ShardConfig,
+    pub sequence: u64,
+    /// Digest of the superblock before.
+    pub parent: Digest,
+    pub incarnation: u64,
+    /// The newest view that this replica takes part in.
+    pub view: u64,
+    /// The newest view in which it was normal: whose log its log is.
+    pub log_view: u64,
+    /// Membership. Raised by the first change of members.
+    pub config_number: u32,
+    /// Raised by a restore from backup.
+    pub lineage: u32,
+    /// A lower bound of what is committed.
+    pub commit: u64,
+    pub checkpoint: CheckpointRef,
+    /// The newest headers of the log as `log_view` began here, descending by op; the first is that log's head.
+    pub suffix: Vec<EntryHeader>,
+}
+
+/// Why a data file can't be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Shorter than a superblock zone.
+    TooShort,
+    /// No copy begins like one of ours.
+    NotTigerChat,
+    /// Ours, but no copy is whole.
+    Damaged,
+    /// Of another format version.
+    Version(u32),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort => {
+                write!(f, "expected a data file of at least {SUPERBLOCK_ZONE} bytes, found a shorter one")
+            }
+            Self::NotTigerChat => write!(f, "expected a TigerChat data file, found something else"),
+            Self::Damaged => write!(f, "all {SUPERBLOCK_COPIES} copies of the superblock are damaged"),
+            Self::Version(version) => {
+                write!(
+                    f,
+                    "expected format version {FORMAT_VERSION}, found {version}: use the release that made it"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl ShardConfig {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let layout = &self.layout;
+        let fields = [layout.wal_slots, layout.slot_sectors, layout.checkpoint_sectors];
+        out.extend_from_slice(&self.cluster.0.to_le_bytes());
+        out.extend_from_slice(&self.shard.0.to_le_bytes());
+        out.extend_from_slice(&self.replica.0.to_le_bytes());
+        out.extend_from_slice(&[self.replica_count, self.pipeline]);
+        out.extend_from_slice(&self.sessions.to_le_bytes());
+        out.extend_from_slice(&[self.window, 0]);
+        fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
+        out.extend_from_slice(&self.limits.encode());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (cluster, shard) = (ClusterId(reader.u128()?), ShardId(reader.u32()?));
+        let replica = ReplicaId(reader.u16()?);
+        let (replica_count, pipeline) = (reader.u8()?, reader.u8()?);
+        let (sessions, window) = (reader.u16()?, reader.u8()?);
+        let _reserved = reader.u8()?;
+        let layout = Layout {
+            wal_slots: reader.u32()?,
+            slot_sectors: reader.u32()?,
+            checkpoint_sectors: reader.u32()?,
+        };
+        let limits = Limits::decode(&reader.array()?).ok_or(Malformed)?;
+        Ok(Self { cluster, shard, replica, replica_count, pipeline, sessions, window, layout, limits })
+    }
+
+    /// The header of op 0, from which every shard's log begins. The same on all replicas.
+    #[must_use]
+    pub fn root(&self) -> EntryHeader {
+        let mut root = EntryHeader::read_from_bytes(&[0; ENTRY_HEADER]).expect("any 128 bytes are a header");
+        root.cluster = self.cluster.0.into();
+        root.shard = self.shard.0.into();
+        root.body = Digest::of(&[]);
+        root.size = u32::try_from(ENTRY_HEADER).expect("128").into();
+        root.version = ENTRY_VERSION;
+        root
+    }
+
+    /// Where this shard's sectors of a zone lie.
+    #[must_use]
+    pub fn place(&self, zone: Zone) -> Place {
+        Place { cluster: self.cluster, shard: self.shard, zone }
+    }
+}
+
+impl Superblock {
+    /// The superblock of a new data file.
+    #[must_use]
+    pub fn format(config: ShardConfig) -> Self {
+        let root = config.root();
+        let checkpoint = CheckpointRef { op: 0, digest: Digest::ZERO, size: 0, copy: 1 };
+        let (view, log_view, incarnation, sequence) = (0, 0, 0, 1);
+        let suffix = vec![root];
+        Self {
+            config,
+            sequence,
+            parent: Digest::ZERO,
+            incarnation,
+            view,
+            log_view,
+            config_number: 0,
+            lineage: 0,
+            commit: 0,
+            checkpoint,
+            suffix,
+        }
+    }
+
+    /// The whole superblock zone, all copies alike: what `format` writes at offset 0.
+    #[must_use]
+    pub fn zone(&self) -> Vec<u8> {
+        let mut zone = vec![0; SUPERBLOCK_ZONE];
+        for (copy, image) in zone.chunks_exact_mut(COPY).enumerate() {
+            self.write_copy(copy, image);
+        }
+        zone
+    }
+
+    /// Bytes of one copy, at [`Self::copy_offset`].
+    pub const COPY: usize = COPY;
+
+    #[must_use]
+    pub fn copy_offset(copy: usize) -> u64 {
+        (copy * COPY) as u64
+    }
+
+    /// Seals one copy into `image` ([`Self::COPY`] bytes).
+    pub fn write_copy(&self, copy: usize, image: &mut [u8]) {
+        let payload = self.encode();
+        let place = self.config.place(Zone::Superblock);
+        sector::seal(place, Self::copy_offset(copy), self.sequence, copy as u64, &payload, image);
+        assert_eq!(Self::read_copy(copy, image).as_ref(), Ok(self), "what is written reads back");
+    }
+
+    /// The superblock's identity, which the next one names as its parent.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.encode())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        assert!((1..=SUFFIX_MAX).contains(&self.suffix.len()), "a suffix has 1 to {SUFFIX_MAX} headers");
+        let mut out = Vec::with_capacity(COPY_PAYLOAD);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&RELEASE.to_le_bytes());
+        self.config.encode(&mut out);
+        for field in [self.sequence, self.incarnation, self.view, self.log_view, self.commit] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.config_number.to_le_bytes());
+        out.extend_from_slice(&self.lineage.to_le_bytes());
+        out.extend_from_slice(&self.parent.0);
+        out.extend_from_slice(&self.checkpoint.op.to_le_bytes());
+        out.extend_from_slice(&self.checkpoint.size.to_le_bytes());
+        out.extend_from_slice(&self.checkpoint.copy.to_le_bytes());
+        out.extend_from_slice(&self.checkpoint.digest.0);
+        let headers = u32::try_from(self.suffix.len()).expect("bounded above");
+        out.extend_from_slice(&headers.to_le_bytes());
+        self.suffix.iter().for_each(|header| out.extend_from_slice(header.as_bytes()));
+        assert!(out.len() <= COPY_PAYLOAD, "a superblock fits its copy");
+        out
+    }
+
+    fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        if reader.array::<16>()? != *MAGIC || reader.u32()? != FORMAT_VERSION {
+            return Err(Malformed);
+        }
+        let _release = reader.u32()?;
+        let config = ShardConfig::decode(&mut reader)?;
+        let (sequence, incarnation, view, log_view, commit) =
+            (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
+        let (config_number, lineage, parent) = (reader.u32()?, reader.u32()?, Digest(reader.array()?));
+        let (op, size, copy) = (reader.u64()?, reader.u64()?, reader.u32()?);
+        let checkpoint = CheckpointRef { op, size, copy, digest: Digest(reader.array()?) };
+        let headers = reader.u32()? as usize;
+        if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view {
+            return Err(Malformed);
+        }
+        let suffix = (0..headers)
+            .map(|_| {
+                Ok(EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).expect("128 bytes are a header"))
+            })
+            .collect::<Result<_, Malformed>>()?;
+        Ok(Self {
+            config,
+            sequence,
+            parent,
+            incarnation,
+            view,
+            log_view,
+            config_number,
+            lineage,
+            commit,
+            checkpoint,
+            suffix,
+        })
+    }
+
+    /// Reads one copy. Its place is taken from its own content: the tag then proves it.
+    pub fn read_copy(copy: usize, image: &[u8]) -> Result<Self, OpenError> {
+        if image.len() != COPY || image[..MAGIC.len()] != *MAGIC {
+            return Err(OpenError::NotTigerChat);
+        }
+        let version = u32::from_le_bytes(image[16..20].try_into().expect("4 bytes"));
+        if version != FORMAT_VERSION {
+            return Err(OpenError::Version(version));
+        }
+        let payload: Vec<u8> = sector::payloads(image).flatten().copied().collect();
+        let superblock = Self::decode(&payload).map_err(|_| OpenError::Damaged)?;
+        let place = superblock.config.place(Zone::Superblock);
+        for (index, bytes) in image.chunks_exact(SECTOR).enumerate() {
+            let offset = Self::copy_offset(copy) + (index * SECTOR) as u64;
+            match sector::open(place, offset, bytes) {
+                Found::Valid(stamp)
+                    if (stamp.op, stamp.view, stamp.index as usize)
+                        == (superblock.sequence, copy as u64, index) => {}
+                _ => return Err(OpenError::Damaged),
+            }
+        }
+        Ok(superblock)
+    }
+
+    /// Reads all copies of a zone: what `inspect` shows.
+    #[must_use]
+    pub fn read_copies(zone: &[u8]) -> Vec<Result<Self, OpenError>> {
+        zone.chunks(COPY)
+            .take(SUPERBLOCK_COPIES)
+            .enumerate()
+            .map(|(copy, image)| Self::read_copy(copy, image))
+            .collect()
+    }
+
+    /// Opens a superblock zone: see the module.
+    pub fn open(zone: &[u8]) -> Result<Self, OpenError> {
+        if zone.len() < SUPERBLOCK_ZONE {
+            return Err(OpenError::TooShort);
+        }
+        let copies = Self::read_copies(zone);
+        let whole: Vec<&Self> = copies.iter().filter_map(|copy| copy.as_ref().ok()).collect();
+        let twice = |one: &&&Self| whole.iter().filter(|other| other == one).count() >= 2;
+        let newest = whole.iter().filter(twice).max_by_key(|copy| copy.sequence);
+        let newest = newest.or_else(|| whole.iter().max_by_key(|copy| copy.sequence));
+        match newest {
+            Some(newest) => Ok((*newest).clone()),
+            None => Err(worst(&copies)),
+        }
+    }
+
+    /// The head of the log as `log_view` began here.
+    #[must_use]
+    pub fn suffix_head(&self) -> u64 {
+        self.suffix[0].op.get()
+    }
+}
+
+/// The most telling of the reasons why no copy could be read.
+fn worst(copies: &[Result<Superblock, OpenError>]) -> OpenError {
+    let reasons = || copies.iter().filter_map(|copy| copy.as_ref().err());
+    let version = reasons().find(|reason| matches!(reason, OpenError::Version(_)));
+    let damaged = reasons().find(|reason| matches!(reason, OpenError::Damaged));
+    *version.or(damaged).unwrap_or(&OpenError::NotTigerChat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock(sequence: u64) -> Superblock {
+        let layout = Layout { wal_slots: 32, slot_sectors: 2, checkpoint_sectors: 64 };
+        let mut superblock = Superblock::format(ShardConfig {
+            cluster: ClusterId(0xC1),
+            shard: ShardId(2),
+            replica: ReplicaId(1),
+            replica_count: 3,
+            pipeline: 8,
+            sessions: 4,
+            window: 4,
+            layout,
+            limits: Limits::tiny(),
+        });
+        superblock.sequence = sequence;
+        superblock
+    }
+
+    #[test]
+    fn a_torn_replacement_leaves_the_old_or_the_new_superblock() {
+        let (old, new) = (superblock(5).zone(), superblock(6).zone());
+        let sectors = SUPERBLOCK_ZONE / SECTOR;
+        // The first pair is durable before the second is begun.
+        for (first, second) in [(true, false), (false, true)] {
+            for survivors in 0..1_u32 << (sectors / 2) {
+                let mut zone =
+                    if first { old.clone() } else { [&new[..new.len() / 2], &old[old.len() / 2..]].concat() };
+                for sector in 0..sectors / 2 {
+                    let at = (if second { sectors / 2 } else { 0 } + sector) * SECTOR;
+                    if survivors >> sector & 1 == 1 {
+                        zone[at..at + SECTOR].copy_from_slice(&new[at..at + SECTOR]);
+                    }
+                }
+                let opened = Superblock::open(&zone).unwrap();
+                assert!(opened.sequence == 5 && first || opened.sequence == 6, "{first} {survivors:b}");
+            }
+        }
+    }
+
+    #[test]
+    fn h32_any_two_damaged_copies_are_survived_and_three_of_them_too() {
+        let zone = superblock(5).zone();
+        for damaged in 0..16_u32 {
+            let mut bytes = zone.clone();
+            for copy in (0..4).filter(|copy| damaged >> copy & 1 == 1) {
+                bytes[copy * COPY + 700] ^= 1;
+            }
+            let opened = Superblock::open(&bytes);
+            assert_eq!(opened.is_ok(), damaged != 15, "{damaged:b}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        assert_eq!(Superblock::open(&[]), Err(OpenError::TooShort));
+        assert_eq!(Superblock::open(&[0; SUPERBLOCK_ZONE]), Err(OpenError::NotTigerChat));
+        let mut zone = superblock(1).zone();
+        zone.chunks_exact_mut(COPY).for_each(|copy| copy[16] = 9);
+        assert_eq!(Superblock::open(&zone), Err(OpenError::Version(9)));
+    }
+}

@@ -1,0 +1,200 @@
+//! Checkpoints of the whole state: made at fixed ops, written beside the running log, two copies in turn.
+//!
+//! The one law: **the log below a checkpoint may be overwritten only when the superblock that names the checkpoint
+//! is durable** (H36, H37): `journal.base` moves then and not before. All replicas make the checkpoint of an op
+//! from the same bytes (I12).
+//!
+//! Image: header of the op's entry (128), length of the sessions (u64), sessions, state of the machine.
+
+use alloc::vec::Vec;
+
+use sha2::{Digest as _, Sha256};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::machine::Machine;
+use super::replica::Replica;
+use super::tokens::Waits;
+use crate::io::{DiskOp, Effects};
+use crate::store::layout::{PAYLOAD, SECTOR};
+use crate::store::sector::{self, Zone};
+use crate::store::superblock::CheckpointRef;
+use crate::wire::codec::{Malformed, Reader};
+use crate::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
+
+/// Parts of a checkpoint that are written at a time.
+const IN_FLIGHT: u32 = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Checkpointing {
+    /// The state as it is now must be checkpointed before anything else is executed.
+    due: Option<u64>,
+    image: Option<Image>,
+    /// The buffer of the last image, for the next one.
+    spare: Vec<u8>,
+}
+
+/// A checkpoint on its way to the disk.
+#[derive(Debug)]
+struct Image {
+    op: u64,
+    copy: u32,
+    bytes: Vec<u8>,
+    /// Parts submitted, parts that are not durable yet.
+    submitted: u32,
+    in_flight: u32,
+    failed: bool,
+    hash: Sha256,
+    /// All parts are durable and the superblock that names it was asked for.
+    named: bool,
+}
+
+impl<M: Machine> Replica<M> {
+    /// Ops between checkpoints: half the log, so that the other half is there while a checkpoint is written.
+    pub(super) fn checkpoint_interval(&self) -> u64 {
+        (self.journal.slots() / 2).max(1)
+    }
+
+    /// Bytes of a checkpoint that one disk operation carries.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        self.config.layout.slot_sectors as usize * PAYLOAD
+    }
+
+    pub(super) fn checkpoint_due(&mut self, op: u64) {
+        if op.is_multiple_of(self.checkpoint_interval()) {
+            self.checkpointing.due = Some(op);
+        }
+    }
+
+    /// Takes the image that is due, unless one is still being written; says whether execution may go on.
+    pub(super) fn checkpoint_allows(&mut self, effects: &mut Effects) -> bool {
+        let Some(op) = self.checkpointing.due else { return true };
+        if self.checkpointing.image.is_some() || self.sync.is_some() {
+            return false;
+        }
+        self.checkpointing.due = None;
+        let mut bytes = core::mem::take(&mut self.checkpointing.spare);
+        bytes.clear();
+        bytes.extend_from_slice(self.executed.as_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        self.sessions.encode(&mut bytes);
+        let sessions = (bytes.len() - ENTRY_HEADER - 8) as u64;
+        bytes[ENTRY_HEADER..ENTRY_HEADER + 8].copy_from_slice(&sessions.to_le_bytes());
+        self.machine.encode(&mut bytes);
+        self.write_image(op, bytes, effects);
+        true
+    }
+
+    /// Starts writing an image of our own or of a peer to the copy that is not in use.
+    pub(super) fn write_image(&mut self, op: u64, bytes: Vec<u8>, effects: &mut Effects) {
+        assert!(
+            bytes.len() <= self.config.layout.checkpoint_max(),
+            "format leaves room for the largest state"
+        );
+        let copy = 1 - self.superblock.durable().checkpoint.copy;
+        let hash = Sha256::new();
+        let image = Image { op, copy, bytes, submitted: 0, in_flight: 0, failed: false, hash, named: false };
+        self.checkpointing.image = Some(image);
+        self.checkpoint_turn(effects);
+    }
+
+    /// Submits the next parts. One digest over all is made along the way.
+    pub(super) fn checkpoint_turn(&mut self, effects: &mut Effects) {
+        self.checkpoint_allows(effects);
+        let chunk = self.chunk_bytes();
+        let place = self.config.place(Zone::Checkpoint);
+        let Some(image) = &mut self.checkpointing.image else { return };
+        if image.failed && image.in_flight == 0 {
+            (image.failed, image.submitted, image.hash) = (false, 0, Sha256::new());
+        }
+        while image.in_flight < IN_FLIGHT && !image.failed {
+            let start = image.submitted as usize * chunk;
+            if start >= image.bytes.len() {
+                break;
+            }
+            let part = &image.bytes[start..image.bytes.len().min(start + chunk)];
+            let size = sector::sectors_for(part.len()) * SECTOR;
+            let Some(mut draft) = self.pool.draft(size) else { return };
+            draft.resize(size);
+            let from = self.config.layout.checkpoint_offset(image.copy);
+            let offset = from + u64::from(image.submitted) * (chunk / PAYLOAD * SECTOR) as u64;
+            sector::seal(place, offset, image.op, 0, part, draft.bytes_mut());
+            image.hash.update(part);
+            let token = Waits::CheckpointWritten { chunk: image.submitted }.token();
+            Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: true });
+            image.submitted += 1;
+            image.in_flight += 1;
+        }
+        self.name_image();
+    }
+
+    pub(super) fn on_checkpoint_written(&mut self, _chunk: u32, written: bool) {
+        if let Some(image) = &mut self.checkpointing.image {
+            image.in_flight -= 1;
+            image.failed |= !written;
+        }
+    }
+
+    /// Once all parts are durable the superblock may name the image.
+    fn name_image(&mut self) {
+        let chunk = self.chunk_bytes();
+        let Some(image) = &mut self.checkpointing.image else { return };
+        let all = image.submitted as usize * chunk >= image.bytes.len();
+        if !all || image.in_flight > 0 || image.failed || image.named {
+            return;
+        }
+        image.named = true;
+        let digest = Digest(image.hash.clone().finalize().into());
+        let size = image.bytes.len() as u64;
+        let checkpoint = CheckpointRef { op: image.op, digest, size, copy: image.copy };
+        let header = EntryHeader::read_from_prefix(&image.bytes).expect("an image begins with a header").0;
+        let commit = self.commit_max;
+        self.superblock.change(|superblock| {
+            superblock.checkpoint = checkpoint;
+            superblock.commit = superblock.commit.max(commit);
+            if superblock.suffix_head() < checkpoint.op {
+                superblock.suffix.clear();
+                superblock.suffix.push(header);
+            }
+        });
+    }
+
+    /// The superblock is durable: if it names our image, the log below may go.
+    pub(super) fn checkpoint_settled(&mut self) {
+        let durable = self.superblock.durable().checkpoint;
+        if self.sync.is_none()
+            && self.checkpointing.image.as_ref().is_some_and(|image| image.named && image.op == durable.op)
+        {
+            self.checkpointing.spare = self.checkpointing.image.take().expect("looked at").bytes;
+            self.journal.base = durable.op;
+            self.durable_op = self.durable_op.max(durable.op);
+        }
+    }
+
+    /// The image that sync wrote is named by the durable superblock: hand it back.
+    pub(super) fn take_named_image(&mut self) -> Option<Vec<u8>> {
+        let durable = self.superblock.durable().checkpoint;
+        let image = self.checkpointing.image.take_if(|image| image.named && image.op == durable.op)?;
+        self.checkpointing.due = None;
+        Some(image.bytes)
+    }
+
+    pub(super) fn keep_spare(&mut self, bytes: Vec<u8>) {
+        self.checkpointing.spare = bytes;
+    }
+
+    pub(super) fn is_writing_image(&self) -> bool {
+        self.checkpointing.image.is_some()
+    }
+
+    /// Replaces sessions and machine by those of an image whose digest was checked.
+    pub(super) fn load_image(&mut self, bytes: &[u8]) -> Result<EntryHeader, Malformed> {
+        let (header, rest) = EntryHeader::read_from_prefix(bytes).map_err(|_| Malformed)?;
+        let mut reader = Reader::new(rest);
+        let sessions = usize::try_from(reader.u64()?).map_err(|_| Malformed)?;
+        let mut sessions = Reader::new(reader.take(sessions)?);
+        self.sessions.decode(&mut sessions)?;
+        sessions.finish()?;
+        self.machine.decode(reader.rest())?;
+        Ok(header)
+    }
+}

@@ -1,0 +1,183 @@
+//! What edges see: the committed stream, and reads of committed state.
+//!
+//! The one law: **the feed is a cursor over the committed log** (H51), never fire and forget: frames may be lost,
+//! and a follower that lacks one asks from there, or is told where the feed begins now.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::machine::Machine;
+use super::replica::{Ignored, Replica, Status};
+use crate::errors::ErrorCode;
+use crate::io::{Effect, Effects};
+use crate::pool::{Message, Pool};
+use crate::types::{Address, EdgeId, Instant};
+use crate::wire::chat::AnswerHead;
+use crate::wire::entry::Digest;
+use crate::wire::frame::{Command, Frame};
+use core::time::Duration;
+
+/// Frames that the feed remembers.
+pub(super) const RING: usize = 48;
+/// A following that is not renewed lapses after this.
+const FOLLOW_LEASE: Duration = Duration::from_secs(5);
+/// Followers of one replica.
+const FOLLOWERS: usize = 64;
+
+const RESET: u16 = 1;
+const PARTIAL: u16 = 2;
+
+#[derive(Debug)]
+struct Piece {
+    op: u64,
+    part: u64,
+    last: bool,
+    events: Option<Message>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    edge: EdgeId,
+    nonce: u128,
+    heard: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Feed {
+    ring: VecDeque<Piece>,
+    followers: Vec<Follower>,
+}
+
+impl Feed {
+    pub(super) fn new() -> Self {
+        Self { ring: VecDeque::with_capacity(RING), followers: Vec::with_capacity(FOLLOWERS) }
+    }
+
+    /// What came before is not to be had any more.
+    pub(super) fn reset(&mut self) {
+        self.ring.clear();
+    }
+
+    /// Cuts the events of an op into pieces of at most `max` bytes. Without buffers the op is skipped, and
+    /// followers find the gap.
+    fn push(&mut self, op: u64, events: &[u8], max: usize, pool: &Pool) -> usize {
+        let first = self.ring.len();
+        let mut rest = events;
+        let mut part = 0;
+        loop {
+            let (piece, more) = rest.split_at(whole_events(rest, max));
+            let mut message = None;
+            if !piece.is_empty() {
+                let Some(mut draft) = pool.draft(piece.len()) else {
+                    self.ring.clear();
+                    return 0;
+                };
+                draft.extend(piece).expect("measured");
+                message = Some(draft.seal());
+            }
+            self.ring.push_back(Piece { op, part, last: more.is_empty(), events: message });
+            part += 1;
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let added = self.ring.len() - first;
+        while self.ring.len() > RING.max(added) {
+            self.ring.pop_front();
+        }
+        added
+    }
+}
+
+/// Bytes of as many whole events from the front as fit `max`; at least one.
+fn whole_events(events: &[u8], max: usize) -> usize {
+    let mut end = 0;
+    while let Some(len) = events.get(end..end + 4) {
+        let len = 4 + u32::from_le_bytes(len.try_into().expect("4 bytes")) as usize;
+        if end > 0 && end + len > max {
+            break;
+        }
+        end += len;
+    }
+    end.min(events.len())
+}
+
+impl<M: Machine> Replica<M> {
+    /// An op was executed: its events go to all followers.
+    pub(super) fn publish(&mut self, op: u64, effects: &mut Effects) {
+        let now = self.now.mono;
+        self.feed.followers.retain(|follower| now.since(follower.heard) < FOLLOW_LEASE);
+        let max = self.config.layout.entry_max();
+        let added = self.feed.push(op, &self.feed_scratch, max, &self.pool);
+        let pieces = self.feed.ring.len() - added;
+        for piece in self.feed.ring.iter().skip(pieces) {
+            for follower in &self.feed.followers {
+                effects.push(self.committed_frame(piece, follower));
+            }
+        }
+    }
+
+    fn committed_frame(&self, piece: &Piece, follower: &Follower) -> Effect {
+        let mut frame = self.frame(Command::Committed);
+        frame.header.op = piece.op.into();
+        frame.header.a = piece.op.into();
+        frame.header.b = piece.part.into();
+        frame.header.commit = piece.op.into();
+        frame.header.flags = if piece.last { 0 } else { PARTIAL }.into();
+        frame.header.nonce = follower.nonce.into();
+        frame.payload = piece.events.clone();
+        Effect::Send { to: Address::Edge(follower.edge), frame }
+    }
+
+    pub(super) fn on_follow(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        if self.status == Status::Recovering {
+            return self.ignore(Ignored::NotNow);
+        }
+        let (from, nonce, heard) = (frame.header.op.get(), frame.header.nonce.get(), self.now.mono);
+        self.feed.followers.retain(|follower| follower.edge != edge);
+        if self.feed.followers.len() == FOLLOWERS {
+            return self.ignore(Ignored::NoRoom);
+        }
+        let follower = Follower { edge, nonce, heard };
+        let commit = self.commit_min();
+        let oldest = self.feed.ring.iter().find(|piece| piece.part == 0).map_or(u64::MAX, |piece| piece.op);
+        if from > 0 && (from > commit || from >= oldest) {
+            for piece in self.feed.ring.iter().filter(|piece| piece.op >= from) {
+                effects.push(self.committed_frame(piece, &follower));
+            }
+        } else {
+            let begins = Piece { op: commit, part: 0, last: true, events: None };
+            let mut effect = self.committed_frame(&begins, &follower);
+            if let Effect::Send { frame, .. } = &mut effect {
+                frame.header.a = (commit + 1).into();
+                frame.header.flags = RESET.into();
+            }
+            effects.push(effect);
+        }
+        self.feed.followers.push(follower);
+    }
+
+    /// A read from committed state, with the caller's floor: a client that moves between edges never goes back.
+    pub(super) fn on_query(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        if self.status == Status::Recovering {
+            return self.ignore(Ignored::NotNow);
+        }
+        let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {
+            return self.ignore(Ignored::NoRoom);
+        };
+        if frame.header.op.get() > self.commit_min() {
+            let error = Some(ErrorCode::Behind);
+            let head =
+                AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
+            head.encode(&mut draft).expect("an entry holds an answer's head");
+        } else {
+            self.machine.query(frame.body(), &mut draft);
+        }
+        let mut answer = self.frame(Command::Answer);
+        answer.header.nonce = frame.header.nonce;
+        answer.header.commit = self.commit_min().into();
+        answer.payload = Some(draft.seal());
+        effects.push(Effect::Send { to: Address::Edge(edge), frame: answer });
+    }
+}

@@ -1,0 +1,221 @@
+//! The log in memory: which entries there are, which of them are durable here.
+//!
+//! The one law: **headers `low..=head` are known and linked by digest**; nothing else is believed. An op at or
+//! below `base` (our durable checkpoint) may be overwritten; an op above `base + slots` has no place yet.
+//!
+//! State of a slot, as `docs/protocol.md` has it: *reserved* (no entry known), *dirty* (known, not durable here),
+//! *clean* (durable here), *faulty* (was here, is damaged). It is derived, never stored, so it can't be stale.
+
+use alloc::vec::Vec;
+
+use crate::pool::Message;
+use crate::wire::entry::{Digest, EntryHeader};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
+    Reserved,
+    Dirty,
+    Clean,
+    Faulty,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) op: u64,
+    /// What the entry must be; known before its header when the entry above it is.
+    pub(super) digest: Option<Digest>,
+    pub(super) header: Option<EntryHeader>,
+    /// The entry that lies on disk here, whole and flushed, whether or not it is still the right one.
+    pub(super) durable: Option<Digest>,
+    /// The entry that a write in flight will leave here. One write per slot at a time.
+    pub(super) writing: Option<Digest>,
+    /// The disk has something here that can't be read: it may have been acknowledged (H27).
+    pub(super) faulty: bool,
+    /// The whole entry, while somebody may want it soon.
+    pub(super) entry: Option<Message>,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    slots: Vec<Slot>,
+    pub(super) head: u64,
+    pub(super) low: u64,
+    pub(super) base: u64,
+}
+
+impl Slot {
+    pub(super) fn state(&self) -> SlotState {
+        match self.digest {
+            Some(digest) if self.durable == Some(digest) => SlotState::Clean,
+            _ if self.faulty => SlotState::Faulty,
+            Some(_) => SlotState::Dirty,
+            None => SlotState::Reserved,
+        }
+    }
+}
+
+impl Journal {
+    /// A journal whose log is one entry: `root`, which is durable as (part of) the checkpoint.
+    pub(super) fn new(slots: u32, root: &EntryHeader) -> Self {
+        let op = root.op.get();
+        let slots = (0..slots).map(|_| Slot::default()).collect();
+        let mut journal = Self { slots, head: op, low: op, base: op };
+        journal.set_root(root);
+        journal
+    }
+
+    fn set_root(&mut self, root: &EntryHeader) {
+        let digest = root.digest();
+        let slot = self.place_mut(root.op.get());
+        (slot.header, slot.digest, slot.entry) = (Some(*root), Some(digest), None);
+    }
+
+    pub(super) fn slots(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    pub(super) fn slot_of(&self, op: u64) -> u32 {
+        u32::try_from(op % self.slots()).expect("there are less than 2^32 slots")
+    }
+
+    pub(super) fn at(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+
+    pub(super) fn at_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.slots[slot as usize]
+    }
+
+    /// The slot that holds this op, if it does.
+    pub(super) fn get(&self, op: u64) -> Option<&Slot> {
+        let slot = self.at(self.slot_of(op));
+        (slot.op == op).then_some(slot)
+    }
+
+    pub(super) fn get_mut(&mut self, op: u64) -> Option<&mut Slot> {
+        let slot = self.slot_of(op);
+        let slot = self.at_mut(slot);
+        (slot.op == op).then_some(slot)
+    }
+
+    /// The slot for this op, emptied if it held another one.
+    pub(super) fn place_mut(&mut self, op: u64) -> &mut Slot {
+        let slot = self.slot_of(op);
+        let slot = self.at_mut(slot);
+        if slot.op != op {
+            let (durable, writing, faulty) = (slot.durable.take(), slot.writing.take(), slot.faulty);
+            *slot = Slot { op, durable, writing, faulty, ..Slot::default() };
+        }
+        slot
+    }
+
+    /// Whether an op has a place: everything it would overwrite is checkpointed.
+    pub(super) fn has_room(&self, op: u64) -> bool {
+        op > self.base && op <= self.base + self.slots()
+    }
+
+    /// The header of an op in the linked part of the log.
+    pub(super) fn header(&self, op: u64) -> Option<&EntryHeader> {
+        if op < self.low || op > self.head {
+            return None;
+        }
+        self.get(op)?.header.as_ref()
+    }
+
+    pub(super) fn digest(&self, op: u64) -> Option<Digest> {
+        self.header(op)?;
+        self.get(op)?.digest
+    }
+
+    /// Appends a header that links to the head. The caller checked that it has room.
+    pub(super) fn append(&mut self, header: EntryHeader, digest: Digest) {
+        let op = header.op.get();
+        assert!(op == self.head + 1 && self.has_room(op), "op {op} on head {} base {}", self.head, self.base);
+        assert_eq!(Some(header.parent), self.digest(self.head), "the chain is never broken (I09)");
+        self.know(header, digest);
+        self.head = op;
+        self.low = self.low.max((op + 1).saturating_sub(self.slots()));
+    }
+
+    /// Notes what an op's entry is.
+    fn know(&mut self, header: EntryHeader, digest: Digest) {
+        let slot = self.place_mut(header.op.get());
+        if slot.digest != Some(digest) {
+            slot.entry = None;
+        }
+        (slot.header, slot.digest) = (Some(header), Some(digest));
+    }
+
+    /// Links a header below the lowest known one. Refused unless it is the very one that the chain asks for.
+    pub(super) fn extend_down(&mut self, header: EntryHeader) -> bool {
+        let Some(parent) = self.header(self.low).map(|lowest| lowest.parent) else { return false };
+        let digest = header.digest();
+        let op = header.op.get();
+        if op + 1 != self.low || digest != parent || !self.has_room(op) {
+            return false;
+        }
+        self.know(header, digest);
+        self.low = op;
+        true
+    }
+
+    /// Makes `suffix` (descending) the newest part of the log: what is above it is forgotten, what is below it
+    /// stays when it links, and is forgotten above `committed` when it does not (H06, H14).
+    /// What lies on disk is remembered, so that a header which comes again finds its entry.
+    pub(super) fn install(&mut self, suffix: &[EntryHeader], committed: u64) {
+        let (first, last) = (suffix[0], suffix[suffix.len() - 1]);
+        let (head, lowest) = (first.op.get(), last.op.get());
+        let links =
+            lowest > self.low && lowest <= self.head + 1 && self.digest(lowest - 1) == Some(last.parent);
+        for op in self.low..=self.head {
+            if op > head || op >= lowest || (!links && op > committed) {
+                self.forget_unless(op, suffix);
+            }
+        }
+        let base = self.base;
+        for header in suffix.iter().filter(|header| header.op.get() > base) {
+            self.know(*header, header.digest());
+        }
+        self.head = head;
+        if !links {
+            let base_known = self.get(self.base).is_some_and(|slot| slot.header.is_some());
+            self.low = lowest.max(if base_known { self.base } else { self.base + 1 });
+        }
+        self.low = self.low.max((head + 1).saturating_sub(self.slots()));
+    }
+
+    fn forget_unless(&mut self, op: u64, suffix: &[EntryHeader]) {
+        let kept = suffix.iter().find(|header| header.op.get() == op).map(EntryHeader::digest);
+        let Some(slot) = self.get_mut(op) else { return };
+        if kept.is_none() || slot.digest != kept {
+            (slot.header, slot.digest, slot.entry) = (None, None, None);
+        }
+    }
+
+    /// A checkpoint came from a peer: the log begins anew with its entry unless it goes on beyond it.
+    pub(super) fn restart_at(&mut self, root: &EntryHeader) {
+        let op = root.op.get();
+        self.base = op;
+        if self.digest(op) != Some(root.digest()) {
+            for slot in &mut self.slots {
+                (slot.header, slot.digest, slot.entry) = (None, None, None);
+            }
+            self.set_root(root);
+            (self.head, self.low) = (op, op);
+        }
+    }
+
+    /// The newest headers, descending, at most `max`, none below the linked part.
+    pub(super) fn suffix(&self, max: usize) -> Vec<EntryHeader> {
+        (self.low..=self.head).rev().take(max).map_while(|op| self.header(op).copied()).collect()
+    }
+
+    /// The highest op up to which everything above `from` is durable here.
+    pub(super) fn durable_through(&self, from: u64) -> u64 {
+        let mut op = from;
+        while op < self.head && self.get(op + 1).is_some_and(|slot| slot.state() == SlotState::Clean) {
+            op += 1;
+        }
+        op
+    }
+}

@@ -1,0 +1,643 @@
+//! The normal case: requests become entries, entries are prepared, written, acknowledged.
+//!
+//! The one law: **`prepare_ok` leaves after the entry and everything below it is durable here** (H04), in the
+//! view that was durable before (H03). An acknowledgement therefore speaks for the whole log up to its op.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::PIPELINE_MAX;
+use super::machine::Machine;
+use super::replica::{Ignored, Replica, Status, Timer};
+use super::tokens::Waits;
+use crate::io::{DiskOp, Effect, Effects};
+use crate::pool::Message;
+use crate::store::layout::SECTOR;
+use crate::store::sector::{self, Zone, sectors_for};
+use crate::types::{Address, EdgeId, Instant, RELEASE, ReplicaId};
+use crate::wire::entry::{
+    Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, REQUEST_HEADER, RequestHeader, RequestKind,
+};
+use crate::wire::frame::{Command, Frame};
+
+/// What waits for an entry.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Request {
+        client: u64,
+        number: u64,
+        payload: Message,
+        came: Instant,
+    },
+    /// A session's lease ran out.
+    Expire {
+        client: u64,
+        session: u64,
+    },
+}
+
+impl Pending {
+    fn size(&self) -> usize {
+        match self {
+            Self::Request { payload, .. } => payload.len(),
+            Self::Expire { .. } => REQUEST_HEADER,
+        }
+    }
+}
+
+/// Entries in flight below which a small batch is not held back for company.
+const EAGER: u64 = 2;
+
+impl<M: Machine> Replica<M> {
+    pub(super) fn on_request(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        if !self.is_primary() {
+            return self.send_pong_client(edge, frame, effects);
+        }
+        let Some(payload) = frame.payload.clone() else { return self.ignore(Ignored::Malformed) };
+        let Some((request, commands)) = well_formed(&payload, edge) else {
+            return self.ignore(Ignored::Malformed);
+        };
+        let fits = ENTRY_HEADER + payload.len() <= self.config.layout.entry_max();
+        if !fits || !self.machine.check(commands) {
+            return self.ignore(Ignored::Malformed);
+        }
+        if self.commit_min() < self.view_start {
+            // What earlier views left is executed first: until then nobody knows which requests are new. The
+            // edge sends again; this is over within a round trip.
+            return self.ignore(Ignored::NotNow);
+        }
+        let (client, number) = (edge.0, request.number.get());
+        let admitted = if request.kind.get() == RequestKind::Register as u32 {
+            self.admit_register(edge, effects)
+        } else {
+            self.admit_commands(edge, &request, effects)
+        };
+        if admitted {
+            self.enqueue(Pending::Request { client, number, payload, came: self.now.mono });
+        }
+    }
+
+    fn enqueue(&mut self, pending: Pending) {
+        if self.queue.len() == self.queue.capacity() {
+            return self.ignore(Ignored::NoRoom);
+        }
+        self.queued_bytes += pending.size();
+        self.queue.push_back(pending);
+    }
+
+    fn admit_register(&mut self, edge: EdgeId, effects: &mut Effects) -> bool {
+        if self.admitted(edge.0).is_some() {
+            self.ignore(Ignored::Duplicate);
+            return false;
+        }
+        if let Some(session) = self.sessions.of_client(edge.0).map(|session| session.session) {
+            // The reply was lost: an edge registers only when it has no session.
+            self.send_reply(edge.0, session, 0, session, Digest::of(&[]).half(), &[], effects);
+            return false;
+        }
+        true
+    }
+
+    /// Requests of a session enter in the order of their numbers, at most a window beyond what is executed.
+    fn admit_commands(&mut self, edge: EdgeId, request: &RequestHeader, effects: &mut Effects) -> bool {
+        let number = request.number.get();
+        let Some(session) =
+            self.sessions.of_client(edge.0).filter(|one| one.session == request.session.get())
+        else {
+            if self.admitted(edge.0).is_none() {
+                self.send_eviction(edge, request.session.get(), 1, effects);
+            }
+            return false;
+        };
+        if number <= session.number {
+            match session.reply(number).filter(|reply| reply.digest == request.digest.get()) {
+                Some(reply) => {
+                    let (op, outcomes) = (reply.op, reply.outcomes.as_slice());
+                    self.send_reply(edge.0, session.session, number, op, reply.digest, outcomes, effects);
+                }
+                None => self.ignore(Ignored::Duplicate),
+            }
+            return false;
+        }
+        let last = self.admitted(edge.0).unwrap_or(0).max(session.number);
+        let next = number == last + 1 && number <= session.number + self.sessions.window();
+        if !next {
+            self.ignore(if number <= last { Ignored::Duplicate } else { Ignored::Unlinked });
+        }
+        next
+    }
+
+    /// The highest request number of a client that waits for an entry or is in one that is not executed yet.
+    fn admitted(&self, client: u64) -> Option<u64> {
+        let waiting = self.queue.iter().filter_map(|pending| match pending {
+            Pending::Request { client: of, number, .. } if *of == client => Some(*number),
+            _ => None,
+        });
+        let in_flight = self.in_flight.iter().filter(|one| one.client == client).map(|one| one.number);
+        waiting.chain(in_flight).max()
+    }
+
+    /// Primary: makes entries of what waits, as far as the pipeline and the log have room.
+    pub(super) fn build_entries(&mut self, effects: &mut Effects) {
+        while !self.queue.is_empty() {
+            let flying = self.journal.head - self.commit_max;
+            let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
+            let wanted = flying < EAGER || full_batch;
+            if !wanted
+                || flying >= u64::from(self.config.pipeline)
+                || !self.journal.has_room(self.journal.head + 1)
+            {
+                return;
+            }
+            if !self.build_entry(effects) {
+                return self.ignore(Ignored::NoRoom);
+            }
+        }
+    }
+
+    fn build_entry(&mut self, effects: &mut Effects) -> bool {
+        let max = self.config.layout.entry_max();
+        let Some(mut draft) = self.pool.draft(max) else { return false };
+        draft.resize(ENTRY_HEADER);
+        let op = self.journal.head + 1;
+        let mut first_came = self.now.mono;
+        while let Some(pending) = self.queue.front() {
+            if draft.len() + pending.size() > max {
+                break;
+            }
+            let pending = self.queue.pop_front().expect("looked at");
+            self.queued_bytes -= pending.size();
+            match pending {
+                Pending::Request { client, number, payload, came } => {
+                    draft.extend(&payload).expect("measured");
+                    self.in_flight.push_back(super::replica::InFlight { op, client, number });
+                    first_came = first_came.min(came);
+                    let waited = self.now.mono.since(came).as_nanos();
+                    self.stages_mut().batch_wait += u64::try_from(waited).unwrap_or(u64::MAX);
+                    self.stages_mut().requests += 1;
+                }
+                Pending::Expire { client, session } => {
+                    draft.extend(expire_request(client, session).as_bytes()).expect("measured");
+                }
+            }
+        }
+        let header = self.next_header(&draft.bytes()[ENTRY_HEADER..]);
+        draft.bytes_mut()[..ENTRY_HEADER].copy_from_slice(header.as_bytes());
+        self.births.push_back((op, self.now.mono, self.now.mono));
+        self.stages_mut().entries += 1;
+        self.prepare(header, draft.seal(), effects);
+        true
+    }
+
+    fn next_header(&self, body: &[u8]) -> EntryHeader {
+        let head = self.journal.header(self.journal.head).expect("the head is known");
+        let mut header = *head;
+        header.parent = self.journal.digest(self.journal.head).expect("the head is known");
+        header.body = Digest::of(body);
+        header.view = self.view.into();
+        header.op = (self.journal.head + 1).into();
+        // Command i of an op happens at its timestamp plus i, and an op has less commands than bytes.
+        let earliest = head.timestamp.get() + u64::from(head.size.get());
+        header.timestamp = self.now.wall.0.max(earliest).into();
+        header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("bounded by the slot").into();
+        header.config = self.superblock.durable().config_number.into();
+        header.release = RELEASE.into();
+        header.version = ENTRY_VERSION;
+        header
+    }
+
+    /// Sends before it writes: backups flush while we do. Our own copy counts only after our own flush.
+    fn prepare(&mut self, header: EntryHeader, entry: Message, effects: &mut Effects) {
+        let (op, digest) = (header.op.get(), header.digest());
+        self.journal.append(header, digest);
+        self.journal.get_mut(op).expect("just appended").entry = Some(entry);
+        let frame = self.prepare_frame(op, 0).expect("just appended");
+        self.broadcast(&frame, effects);
+        self.write_entry(op, effects);
+        self.timers.hasten(Timer::Resend, self.in_a(self.timeouts.resend));
+        self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
+    }
+
+    /// A prepare around the cached entry of an op.
+    pub(super) fn prepare_frame(&self, op: u64, flags: u16) -> Option<Frame> {
+        let slot = self.journal.get(op)?;
+        let mut frame = self.frame(Command::Prepare);
+        frame.payload = Some(slot.entry.clone()?);
+        frame.header.payload_digest = slot.digest?;
+        frame.header.op = op.into();
+        frame.header.flags = flags.into();
+        Some(frame)
+    }
+
+    /// Writes a cached entry into its slot, unless it is there or the slot is being written.
+    pub(super) fn write_entry(&mut self, op: u64, effects: &mut Effects) {
+        let slot_number = self.journal.slot_of(op);
+        let place = self.config.place(Zone::Wal);
+        let offset = self.config.layout.slot_offset(slot_number);
+        let Some(slot) = self.journal.get_mut(op) else { return };
+        let (Some(entry), Some(digest), Some(header)) = (&slot.entry, slot.digest, slot.header) else {
+            return;
+        };
+        if slot.writing.is_some() || slot.durable == Some(digest) {
+            return;
+        }
+        let size = sectors_for(entry.len()) * SECTOR;
+        let Some(mut image) = self.pool.draft(size) else { return };
+        image.resize(size);
+        sector::seal(place, offset, op, header.view.get(), entry, image.bytes_mut());
+        (slot.writing, slot.durable) = (Some(digest), None);
+        let token = Waits::SlotWritten { slot: slot_number }.token();
+        Self::submit(effects, DiskOp::Write { token, offset, data: image.seal(), durable: true });
+    }
+
+    /// Entries that could not be written when they came: the slot or the pool was busy, or the disk refused.
+    pub(super) fn write_what_waits(&mut self, effects: &mut Effects) {
+        if core::mem::take(&mut self.unwritten) {
+            for op in self.durable_op + 1..=self.journal.head {
+                self.write_entry(op, effects);
+            }
+        }
+    }
+
+    pub(super) fn on_slot_written(&mut self, slot_number: u32, written: bool) {
+        let commit_min = self.commit_min();
+        let keep = 2 * u64::from(self.config.pipeline);
+        let slot = self.journal.at_mut(slot_number);
+        let content = slot.writing.take();
+        if written {
+            (slot.durable, slot.faulty) = (content, false);
+        }
+        if content != slot.digest || !written {
+            // The op that this slot is for changed meanwhile, or the disk refused: write again.
+            self.unwritten = true;
+        } else if slot.op + keep <= commit_min || slot.op > commit_min + keep {
+            slot.entry = None;
+        }
+    }
+
+    /// Moves the mark up to which the log is durable here, and tells who waits for it.
+    pub(super) fn advance_durable(&mut self, effects: &mut Effects) {
+        if self.journal.low > self.durable_op + 1 {
+            return;
+        }
+        self.durable_op = self.journal.durable_through(self.durable_op);
+        let settled = self.superblock.durable().log_view == self.view && self.sync.is_none();
+        if self.status != Status::Normal || !settled {
+            return;
+        }
+        if self.is_primary() {
+            let me = usize::from(self.me.0);
+            self.acked[me] = self.acked[me].max(self.durable_op);
+            self.count_quorum();
+        } else if self.durable_op > self.acknowledged || core::mem::take(&mut self.ok_due) {
+            self.send_prepare_ok(effects);
+        }
+    }
+
+    fn send_prepare_ok(&mut self, effects: &mut Effects) {
+        let Some(digest) = self.journal.digest(self.durable_op) else { return };
+        self.acknowledged = self.durable_op;
+        let mut frame = self.frame(Command::PrepareOk);
+        frame.header.op = self.durable_op.into();
+        (frame.header.a, frame.header.b) = halves(&digest);
+        self.send(self.primary_of(self.view), frame, effects);
+    }
+
+    pub(super) fn on_prepare_ok(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let header = &frame.header;
+        if !self.check_view(from, header.view.get(), effects) || !self.is_primary() {
+            return self.ignore(Ignored::NotNow);
+        }
+        // The digest stands for the whole log below it (H08).
+        let op = header.op.get();
+        let same = self.journal.digest(op).is_some_and(|digest| halves(&digest) == (header.a, header.b));
+        if !same {
+            return self.ignore(Ignored::Mismatch);
+        }
+        let acked = &mut self.acked[usize::from(from.0)];
+        *acked = op.max(*acked);
+        self.count_quorum();
+    }
+
+    /// An op is committed when a replication quorum has it durable: the quorum-th highest acknowledgement.
+    fn count_quorum(&mut self) {
+        let mut acked = [0; 7];
+        let replicas = self.replicas();
+        acked[..replicas].copy_from_slice(&self.acked);
+        acked[..replicas].sort_unstable_by(|a, b| b.cmp(a));
+        let committed = acked[usize::from(self.quorums.replication) - 1];
+        if committed > self.commit_max {
+            self.commit_max = committed;
+            let now = self.now.mono;
+            for (_, _, quorum) in
+                self.births.iter_mut().filter(|(op, made, quorum)| *op <= committed && made == quorum)
+            {
+                *quorum = now;
+            }
+        }
+    }
+
+    pub(super) fn on_prepare(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        if !self.check_view(from, frame.header.view.get(), effects) {
+            return;
+        }
+        let Some(entry) = &frame.payload else { return self.ignore(Ignored::Malformed) };
+        let Some((header, _)) = EntryHeader::split(entry) else { return self.ignore(Ignored::Malformed) };
+        let ours = header.cluster.get() == self.config.cluster.0 && header.shard.get() == self.config.shard.0;
+        if !ours || header.op != frame.header.op || header.view.get() > self.view {
+            return self.ignore(Ignored::Malformed);
+        }
+        let answer = frame.header.flags.get() & 1 == 1;
+        self.note_primary(from, !answer, frame.header.commit.get());
+        self.accept(header, entry.clone(), answer, effects);
+        self.accept_early(effects);
+    }
+
+    /// Takes an entry in if it is one that the log asks for, or the next one.
+    fn accept(&mut self, header: EntryHeader, entry: Message, answer: bool, effects: &mut Effects) {
+        let (op, digest) = (header.op.get(), header.digest());
+        let head = self.journal.head;
+        if op <= head {
+            return self.fill(op, digest, header, entry, answer, effects);
+        }
+        let following = self.is_backup() && self.log_view == self.view && self.sync.is_none();
+        if !following || !self.journal.has_room(op) {
+            self.repair.behind(op);
+            return self.ignore(if following { Ignored::NoRoom } else { Ignored::NotNow });
+        }
+        if op > head + 1 {
+            self.repair.behind(op);
+            if self.early.len() < usize::from(self.config.pipeline) {
+                self.early.push(entry);
+            }
+            return;
+        }
+        if self.journal.digest(head) != Some(header.parent) {
+            return self.ignore(Ignored::Unlinked);
+        }
+        self.journal.append(header, digest);
+        self.journal.get_mut(op).expect("just appended").entry = Some(entry);
+        self.write_entry(op, effects);
+        self.unwritten |= self.journal.get(op).is_some_and(|slot| slot.writing != Some(digest));
+    }
+
+    /// An entry at or below the head: welcome if its slot lacks it, and only if it is the one (H14).
+    fn fill(
+        &mut self,
+        op: u64,
+        digest: Digest,
+        header: EntryHeader,
+        entry: Message,
+        answer: bool,
+        effects: &mut Effects,
+    ) {
+        let keep = 2 * u64::from(self.config.pipeline);
+        let wanted = op <= self.commit_min() + keep;
+        let Some(slot) = self.journal.get_mut(op).filter(|slot| slot.digest == Some(digest)) else {
+            return self.ignore(Ignored::Unlinked);
+        };
+        slot.header = Some(header);
+        if slot.durable == Some(digest) {
+            // The primary sends again what we have: our acknowledgement was lost.
+            self.ok_due |= !answer;
+            return self.ignore(Ignored::Duplicate);
+        }
+        if wanted && slot.entry.is_none() {
+            slot.entry = Some(entry);
+            self.repair.answered(op);
+        }
+        self.write_entry(op, effects);
+        self.unwritten |=
+            self.journal.get(op).is_some_and(|slot| slot.entry.is_some() && slot.writing.is_none());
+    }
+
+    /// Prepares that overtook others.
+    fn accept_early(&mut self, effects: &mut Effects) {
+        loop {
+            let next = self.journal.head + 1;
+            let op_of = |entry: &Message| {
+                EntryHeader::read_from_prefix(entry).map_or(0, |(header, _)| header.op.get())
+            };
+            self.early.retain(|entry| op_of(entry) >= next);
+            let Some(at) = self.early.iter().position(|entry| op_of(entry) == next) else { return };
+            let entry = self.early.swap_remove(at);
+            let Some((header, _)) = EntryHeader::split(&entry) else { return };
+            self.accept(header, entry, false, effects);
+            if self.journal.head < next {
+                return;
+            }
+        }
+    }
+
+    /// The heartbeat of a primary.
+    pub(super) fn on_commit(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        if !self.check_view(from, frame.header.view.get(), effects) {
+            return;
+        }
+        if self.status == Status::ViewChange {
+            // The view has begun without us.
+            return self.heard_of_view(self.view, effects);
+        }
+        if !self.is_backup() || from != self.primary_of(self.view) {
+            return self.ignore(Ignored::NotNow);
+        }
+        self.note_primary(from, true, frame.header.commit.get());
+        let head = frame.header.op.get();
+        if head > self.journal.head {
+            self.repair.behind(head);
+        }
+        if frame.header.commit.get() < self.acknowledged {
+            self.ok_due = true;
+        }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, effects: &mut Effects) {
+        if !self.is_primary() {
+            return;
+        }
+        self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
+        if self.should_abdicate() {
+            return self.ask_view_change(self.view + 1, effects);
+        }
+        let mut frame = self.frame(Command::Commit);
+        frame.header.op = self.journal.head.into();
+        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        let head = self.journal.digest(self.journal.head).unwrap_or_default();
+        frame.header.nonce = head.half().into();
+        self.broadcast(&frame, effects);
+    }
+
+    /// Sends again what a backup did not acknowledge: the oldest of it, a pipeline at most.
+    pub(super) fn on_resend(&mut self, effects: &mut Effects) {
+        if !self.is_primary() || self.journal.head == self.commit_max {
+            return;
+        }
+        for peer in self.peers() {
+            let from = self.acked[usize::from(peer.0)].max(self.commit_max) + 1;
+            for op in (from..=self.journal.head).take(PIPELINE_MAX) {
+                if let Some(frame) = self.prepare_frame(op, 0) {
+                    self.send(peer, frame, effects);
+                }
+            }
+        }
+        self.timers.set(Timer::Resend, self.in_a(self.timeouts.resend));
+    }
+
+    /// A sign of life of the primary of our view, and what it knows to be committed (H07: of our view only).
+    fn note_primary(&mut self, from: ReplicaId, alive: bool, commit: u64) {
+        if self.status != Status::Normal || from != self.primary_of(self.view) {
+            return;
+        }
+        self.commit_max = self.commit_max.max(commit);
+        if alive && self.is_backup() {
+            self.heard_primary();
+        }
+    }
+
+    /// Whether a frame is of our view. One of an older view is answered with ours; a newer one sends us looking.
+    pub(super) fn check_view(&mut self, from: ReplicaId, view: u64, effects: &mut Effects) -> bool {
+        if view < self.view {
+            self.ignore(Ignored::OldView);
+            if self.status == Status::Normal {
+                self.send_pong(from, 0, effects);
+            }
+            return false;
+        }
+        if view > self.view {
+            self.ignore(Ignored::NewerView);
+            self.heard_of_view(view, effects);
+            return false;
+        }
+        true
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one frame")]
+    pub(super) fn send_reply(
+        &self,
+        client: u64,
+        session: u64,
+        number: u64,
+        op: u64,
+        digest: u128,
+        outcomes: &[u8],
+        effects: &mut Effects,
+    ) {
+        let mut frame = self.frame(Command::Reply);
+        frame.header.op = op.into();
+        frame.header.a = number.into();
+        frame.header.b = session.into();
+        frame.header.nonce = digest.into();
+        if !outcomes.is_empty() {
+            // Without a buffer the reply is not sent now; the edge asks again.
+            let Some(mut draft) = self.pool.draft(outcomes.len()) else { return };
+            draft.extend(outcomes).expect("measured");
+            frame.payload = Some(draft.seal());
+        }
+        effects.push(Effect::Send { to: Address::Edge(EdgeId(client)), frame });
+    }
+
+    pub(super) fn send_eviction(&self, edge: EdgeId, session: u64, why: u16, effects: &mut Effects) {
+        let mut frame = self.frame(Command::Eviction);
+        frame.header.a = session.into();
+        frame.header.flags = why.into();
+        effects.push(Effect::Send { to: Address::Edge(edge), frame });
+    }
+
+    pub(super) fn on_ping_client(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        if self.is_primary() {
+            let now = self.now.mono;
+            if let Some(heard) = self.heard.iter_mut().find(|(client, _)| *client == edge.0) {
+                heard.1 = now;
+            }
+            let session = frame.header.a.get();
+            let known = self.sessions.of_client(edge.0).is_some_and(|one| one.session == session);
+            if session != 0 && !known && self.commit_min() >= self.view_start {
+                self.send_eviction(edge, session, 1, effects);
+            }
+        }
+        self.send_pong_client(edge, frame, effects);
+    }
+
+    fn send_pong_client(&mut self, edge: EdgeId, to: &Frame, effects: &mut Effects) {
+        let mut frame = self.frame(Command::PongClient);
+        frame.header.nonce = to.header.nonce;
+        frame.header.op = self.journal.head.into();
+        frame.header.commit = self.commit_min().into();
+        frame.header.a = u64::from(self.primary_of(self.view).0).into();
+        frame.header.flags = u16::from(self.status == Status::Normal).into();
+        if self.is_primary() {
+            frame.header.b = self.sessions.of_client(edge.0).map_or(0, |session| session.session).into();
+        }
+        effects.push(Effect::Send { to: Address::Edge(edge), frame });
+    }
+
+    /// Leases are renewed by pings; a new primary starts all of them anew.
+    pub(super) fn restart_leases(&mut self) {
+        self.heard.clear();
+        let now = self.now.mono;
+        self.heard.extend(self.sessions.iter().map(|session| (session.client, now)));
+        self.timers.set(Timer::Lease, self.in_a(self.timeouts.session_lease / 4));
+    }
+
+    pub(super) fn on_lease_timer(&mut self) {
+        if !self.is_primary() {
+            return;
+        }
+        let (now, lease) = (self.now.mono, self.timeouts.session_lease);
+        let sessions = &self.sessions;
+        self.heard.retain(|(client, _)| sessions.of_client(*client).is_some());
+        for session in self.sessions.iter() {
+            if !self.heard.iter().any(|(client, _)| *client == session.client) {
+                self.heard.push((session.client, now));
+            }
+        }
+        for at in 0..self.heard.len() {
+            let (client, heard) = self.heard[at];
+            let session = self.sessions.of_client(client).map_or(0, |session| session.session);
+            let waits = self
+                .queue
+                .iter()
+                .any(|pending| matches!(pending, Pending::Expire { client: of, .. } if *of == client));
+            if now.since(heard) >= lease && !waits {
+                self.heard[at].1 = now;
+                self.enqueue(Pending::Expire { client, session });
+            }
+        }
+        self.timers.set(Timer::Lease, self.in_a(lease / 4));
+    }
+}
+
+/// The two halves of the first half of a digest, as frames carry them.
+pub(super) fn halves(digest: &Digest) -> (zerocopy::little_endian::U64, zerocopy::little_endian::U64) {
+    let half = digest.half();
+    let (low, high) = (half & u128::from(u64::MAX), half >> 64);
+    (u64::try_from(low).expect("masked").into(), u64::try_from(high).expect("shifted").into())
+}
+
+fn well_formed(payload: &[u8], edge: EdgeId) -> Option<(RequestHeader, &[u8])> {
+    let (request, commands) = RequestHeader::read_from_prefix(payload).ok()?;
+    let kind = RequestKind::from_code(request.kind.get())?;
+    let numbered = match kind {
+        RequestKind::Commands => request.number.get() > 0 && request.session.get() > 0,
+        RequestKind::Register => {
+            request.number.get() == 0 && request.session.get() == 0 && commands.is_empty()
+        }
+        RequestKind::Expire => false,
+    };
+    let whole = request.client.get() == edge.0
+        && request.size.get() as usize == commands.len()
+        && request.digest.get() == RequestHeader::digest_of(commands);
+    (numbered && whole).then_some((request, commands))
+}
+
+fn expire_request(client: u64, session: u64) -> RequestHeader {
+    let digest = RequestHeader::digest_of(&[]).into();
+    let kind = (RequestKind::Expire as u32).into();
+    RequestHeader {
+        client: client.into(),
+        session: session.into(),
+        number: 0.into(),
+        size: 0.into(),
+        kind,
+        digest,
+    }
+}

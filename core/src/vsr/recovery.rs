@@ -1,0 +1,313 @@
+//! Opening a replica: what a crash left becomes a log again.
+//!
+//! Read the checkpoint, read every slot, flush (what was read may still have been on its way to the disk), make a
+//! new incarnation durable; then decide. There is no recovery protocol that could brick a cluster which lost power
+//! as a whole (H22): `view` and `log_view` are durable, and so is every entry that was acknowledged.
+//!
+//! What a slot is worth ([`crate::store::slot`]), with `C` the checkpoint, `H` the head as `log_view` began here:
+//!
+//! | slot holds | and | then |
+//! |---|---|---|
+//! | an entry of op <= C | | old; serves repair while the chain reaches it |
+//! | an entry of C < op <= H | its digest is in the superblock's suffix, or linked from there | clean |
+//! | an entry of op > H | its view is `log_view`, it links to the entry before | clean |
+//! | any other entry | | of a log that a view change truncated: never comes back (H25) |
+//! | nothing, or a torn write | the op is known from the suffix or a link | dirty: fetched from a peer |
+//! | something corrupt | the op is known from the suffix or a link | faulty: fetched, never nacked (H27) |
+//! | something corrupt | it may be the op after the head | the head is uncertain: `RecoveringHead` (H24) |
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::PIPELINE_MAX;
+use super::journal::Journal;
+use super::machine::Machine;
+use super::quorum::Quorums;
+use super::replica::{Replica, Status, Timeouts, Timer};
+use super::tokens::Waits;
+use crate::io::{DiskOp, Effect, Effects, Fatal};
+use crate::pool::{Message, Pool};
+use crate::store::layout::SECTOR;
+use crate::store::sector::{self, Zone};
+use crate::store::slot::{self, SlotFound};
+use crate::store::superblock::{OpenError, Superblock};
+use crate::types::Now;
+use crate::wire::entry::{Digest, EntryHeader};
+
+/// Reads at a time.
+const IN_FLIGHT: u32 = 8;
+
+#[derive(Debug)]
+pub(super) struct Recovery {
+    stage: Stage,
+    submitted: u32,
+    in_flight: u32,
+    /// The checkpoint's parts, in the order of their numbers.
+    image: Vec<Option<Message>>,
+    found: Vec<SlotFound>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Checkpoint,
+    Slots,
+    Flush,
+    Done,
+}
+
+impl<M: Machine> Replica<M> {
+    /// Opens a replica on the bytes of its superblock zone; everything else it reads by effects.
+    /// `seed` is fresh entropy (the run's in simulation). Errors name what is wrong with the file.
+    pub fn open(
+        superblock_zone: &[u8],
+        machine: M,
+        pool: Pool,
+        timeouts: Timeouts,
+        seed: [u8; 32],
+        now: Now,
+        effects: &mut Effects,
+    ) -> Result<Self, OpenError> {
+        let superblock = Superblock::open(superblock_zone)?;
+        let config = &superblock.config;
+        let valid = Quorums::majority(config.replica_count).is_some()
+            && (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
+            && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
+            && config.layout.slot_sectors > 0;
+        if !valid {
+            return Err(OpenError::Damaged);
+        }
+        let slots = config.layout.wal_slots as usize;
+        let mut replica = Self::new(superblock, machine, pool, timeouts, ChaCha8Rng::from_seed(seed));
+        replica.now = now;
+        let chunks = replica.superblock.durable().checkpoint.size.div_ceil(replica.chunk_bytes() as u64);
+        let chunks = usize::try_from(chunks).map_err(|_| OpenError::Damaged)?;
+        let stage = if chunks > 0 { Stage::Checkpoint } else { Stage::Slots };
+        let (image, found) = (vec![None; chunks], vec![SlotFound::Blank; slots]);
+        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, image, found });
+        replica.view_change.never_vote_in(replica.view);
+        replica.superblock.change(|superblock| superblock.incarnation += 1);
+        replica.recovery_turn(effects);
+        Ok(replica)
+    }
+
+    /// Submits the next reads of the stage.
+    pub(super) fn recovery_turn(&mut self, effects: &mut Effects) {
+        self.superblock.pump(&self.pool, effects);
+        let slot_bytes = self.config.layout.slot_sectors as usize * SECTOR;
+        let checkpoint = self.superblock.durable().checkpoint;
+        while let Some(recovery) = &mut self.recovery
+            && recovery.in_flight < IN_FLIGHT
+        {
+            let number = recovery.submitted;
+            let count = match recovery.stage {
+                Stage::Checkpoint => recovery.image.len(),
+                Stage::Slots => recovery.found.len(),
+                Stage::Flush => 1,
+                Stage::Done => return,
+            };
+            if number as usize == count {
+                return;
+            }
+            if recovery.stage == Stage::Flush {
+                (recovery.submitted, recovery.in_flight) = (1, 1);
+                return Self::submit(effects, DiskOp::Sync { token: Waits::Synced.token() });
+            }
+            let Some(mut into) = self.pool.draft(slot_bytes) else { return };
+            into.resize(slot_bytes);
+            recovery.submitted += 1;
+            recovery.in_flight += 1;
+            let (token, offset) = if recovery.stage == Stage::Checkpoint {
+                let left = checkpoint.size - u64::from(number) * self.chunk_bytes() as u64;
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes());
+                into.resize(sector::sectors_for(len) * SECTOR);
+                (
+                    Waits::CheckpointRecovered { chunk: number },
+                    self.checkpoint_chunk_offset(checkpoint.copy, number),
+                )
+            } else {
+                (Waits::SlotRecovered { slot: number }, self.config.layout.slot_offset(number))
+            };
+            Self::submit(effects, DiskOp::Read { token: token.token(), offset, into });
+        }
+    }
+
+    pub(super) fn on_recovered(&mut self, waits: Waits, read: Option<Message>, effects: &mut Effects) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        recovery.in_flight -= 1;
+        match waits {
+            Waits::CheckpointRecovered { chunk } => {
+                let payload = read.and_then(|image| self.unseal_chunk(chunk, &image));
+                // Parts are put together in order; they are few at a time because buffers are.
+                recovery.image[chunk as usize] = payload;
+                if recovery.image[chunk as usize].is_none() {
+                    return effects.push(Effect::Stop(Fatal::CheckpointLost));
+                }
+                self.collect_image(&mut recovery);
+            }
+            Waits::SlotRecovered { slot } => {
+                recovery.found[slot as usize] = self.look_at(slot, read.as_deref());
+            }
+            _ => {}
+        }
+        if recovery.in_flight == 0 {
+            let done = match recovery.stage {
+                Stage::Checkpoint => recovery.submitted as usize == recovery.image.len(),
+                Stage::Slots => recovery.submitted as usize == recovery.found.len(),
+                Stage::Flush | Stage::Done => true,
+            };
+            if done && !self.next_stage(&mut recovery) {
+                return effects.push(Effect::Stop(Fatal::CheckpointLost));
+            }
+        }
+        self.recovery = Some(recovery);
+        self.finish_recovery(effects);
+    }
+
+    /// Moves parts that are in order into the image's buffer, so that they do not hold the pool.
+    fn collect_image(&mut self, recovery: &mut Recovery) {
+        while let Some(part) = recovery
+            .image
+            .get_mut(self.entry_scratch.len().div_ceil(self.chunk_bytes()))
+            .and_then(Option::take)
+        {
+            self.entry_scratch.extend_from_slice(&part);
+        }
+    }
+
+    fn next_stage(&mut self, recovery: &mut Recovery) -> bool {
+        recovery.submitted = 0;
+        recovery.stage = match recovery.stage {
+            Stage::Checkpoint => {
+                let bytes = core::mem::take(&mut self.entry_scratch);
+                let checkpoint = self.superblock.durable().checkpoint;
+                let whole = bytes.len() as u64 == checkpoint.size && Digest::of(&bytes) == checkpoint.digest;
+                match self.load_image(&bytes) {
+                    Ok(header) if whole && header.op.get() == checkpoint.op => self.adopt(header),
+                    _ => return false,
+                }
+                self.keep_spare(bytes);
+                Stage::Slots
+            }
+            Stage::Slots => Stage::Flush,
+            Stage::Flush | Stage::Done => Stage::Done,
+        };
+        true
+    }
+
+    fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
+        let Some(bytes) = read else { return SlotFound::Faulty(None) };
+        let layout = &self.config.layout;
+        let place = self.config.place(Zone::Wal);
+        let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
+        match found {
+            SlotFound::Entry(header) if header.op.get() % u64::from(layout.wal_slots) != u64::from(slot) => {
+                SlotFound::Faulty(None)
+            }
+            found => found,
+        }
+    }
+
+    /// All was read and is durable, and so is the new incarnation: decide.
+    pub(super) fn finish_recovery(&mut self, effects: &mut Effects) {
+        let ready = self.recovery.as_ref().is_some_and(|recovery| recovery.stage == Stage::Done);
+        if !ready || !self.superblock.is_settled() {
+            return;
+        }
+        let found = self.recovery.take().expect("ready").found;
+        let certain = self.rebuild_log(&found);
+        self.commit_max = self.superblock.durable().commit.max(self.commit_min()).min(self.journal.head);
+        self.durable_op = self.journal.base;
+        self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
+        if !certain {
+            if self.replicas() == 1 {
+                return effects.push(Effect::Stop(Fatal::CheckpointLost));
+            }
+            self.status = Status::RecoveringHead;
+            return self.look_for_primary(effects);
+        }
+        self.begin(effects);
+    }
+
+    /// Builds the journal from what the slots hold; false when the head is uncertain.
+    fn rebuild_log(&mut self, found: &[SlotFound]) -> bool {
+        let superblock = self.superblock.durable();
+        let log_view = superblock.log_view;
+        let suffix = superblock.suffix.clone();
+        self.journal = Journal::new(self.config.layout.wal_slots, &self.executed);
+        let mut durable: Vec<Option<EntryHeader>> = vec![None; found.len()];
+        for (number, found) in (0_u32..).zip(found) {
+            let slot = self.journal.at_mut(number);
+            match found {
+                SlotFound::Entry(header) => {
+                    slot.durable = Some(header.digest());
+                    durable[number as usize] = Some(*header);
+                }
+                SlotFound::Faulty(_) => slot.faulty = true,
+                SlotFound::Blank | SlotFound::Torn => {}
+            }
+        }
+        if suffix[0].op.get() > self.journal.base {
+            self.journal.install(&suffix, self.journal.base);
+        }
+        let at = |journal: &Journal, op: u64| {
+            durable[journal.slot_of(op) as usize].filter(|header| header.op.get() == op)
+        };
+        let certain = self.extend_up(&at, log_view);
+        self.extend_down(&at);
+        certain
+    }
+
+    /// Entries above the suffix's head, made in `log_view`. A damaged slot where the next one would lie leaves the
+    /// head uncertain.
+    fn extend_up(&mut self, at: &dyn Fn(&Journal, u64) -> Option<EntryHeader>, log_view: u64) -> bool {
+        let journal = &mut self.journal;
+        loop {
+            let next = journal.head + 1;
+            if !journal.has_room(next) {
+                return true;
+            }
+            let head_digest = journal.digest(journal.head);
+            let linked = at(journal, next)
+                .filter(|entry| entry.view.get() == log_view && Some(entry.parent) == head_digest);
+            if let Some(entry) = linked {
+                journal.append(entry, entry.digest());
+                continue;
+            }
+            let faulty = journal.at(journal.slot_of(next)).faulty;
+            return !faulty;
+        }
+    }
+
+    /// Entries below the linked part, as far as the chain reaches.
+    fn extend_down(&mut self, at: &dyn Fn(&Journal, u64) -> Option<EntryHeader>) {
+        while self.journal.low > self.journal.base + 1 {
+            let below = self.journal.low - 1;
+            let Some(header) = at(&self.journal, below) else { return };
+            if !self.journal.extend_down(header) {
+                return;
+            }
+        }
+    }
+
+    /// Takes part again, as what the superblock says; never as the primary that it was (H05).
+    pub(super) fn begin(&mut self, effects: &mut Effects) {
+        let first_start = self.incarnation() == 1;
+        let was_primary = self.primary_of(self.view) == self.me;
+        let alone = self.replicas() == 1;
+        if self.view == self.log_view && (!was_primary || alone || first_start) {
+            self.status = Status::Normal;
+            if was_primary {
+                self.become_primary(effects);
+            } else {
+                self.become_backup();
+            }
+        } else {
+            self.status = Status::ViewChange;
+            self.ask_view_change(self.view + 1, effects);
+            self.look_for_primary(effects);
+        }
+    }
+}

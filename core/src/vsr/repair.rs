@@ -1,0 +1,369 @@
+//! Getting what is missing: headers below the linked part, entries by digest, what the primary has beyond us.
+//!
+//! The one law: **repair fills in below the head, along the chain; it never moves the head** (H14). The exception
+//! proves it: a backup that is normal in the view of its primary has a prefix of the primary's log and may append
+//! what that primary sends.
+
+use alloc::vec::Vec;
+
+use rand_chacha::rand_core::Rng;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::journal::SlotState;
+use super::machine::Machine;
+use super::normal::halves;
+use super::replica::{Ignored, Replica, Status, Timer};
+use super::tokens::Waits;
+use super::{PIPELINE_MAX, SUFFIX_MAX};
+use crate::io::{DiskOp, Effects};
+use crate::pool::Message;
+use crate::store::layout::SECTOR;
+use crate::store::sector::Zone;
+use crate::store::slot::{self, SlotFound};
+use crate::types::ReplicaId;
+use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
+use crate::wire::frame::{Command, Frame};
+
+/// Entries asked for at a time.
+const BUDGET: usize = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    /// Somebody said that the log reaches this far.
+    heard_head: u64,
+    /// What the last request asked for and did not get yet.
+    outstanding: Vec<u64>,
+    /// How often in a row the timer ran out: spreads requests over peers.
+    attempts: u64,
+    reads: Vec<SlotRead>,
+    /// Parts of our checkpoint being read: part, for whom, of which checkpoint.
+    pub(super) block_reads: Vec<(u32, ReplicaId, u64)>,
+}
+
+/// A slot being read: to execute its entry, to send it, or both.
+#[derive(Debug)]
+struct SlotRead {
+    slot: u32,
+    op: u64,
+    peers: Vec<ReplicaId>,
+}
+
+impl Repair {
+    pub(super) fn behind(&mut self, head: u64) {
+        self.heard_head = self.heard_head.max(head);
+    }
+
+    pub(super) fn answered(&mut self, op: u64) {
+        self.outstanding.retain(|one| *one != op);
+    }
+
+    /// What was asked for no longer matters.
+    pub(super) fn restart(&mut self) {
+        self.heard_head = 0;
+        self.outstanding.clear();
+        self.attempts = 0;
+    }
+}
+
+impl<M: Machine> Replica<M> {
+    /// Asks for what is missing, unless an earlier request is still being answered.
+    pub(super) fn repair_turn(&mut self, effects: &mut Effects) {
+        if self.sync.is_some() {
+            return self.sync_turn(effects);
+        }
+        let head = self.journal.head;
+        self.repair
+            .outstanding
+            .retain(|op| *op > head || !self.journal.get(*op).is_some_and(|slot| slot.entry.is_some()));
+        let waiting = self.timers.is_set(Timer::Repair) && !self.repair.outstanding.is_empty();
+        if !waiting {
+            self.ask_for_missing(effects);
+        }
+    }
+
+    pub(super) fn on_repair_timer(&mut self, effects: &mut Effects) {
+        if self.sync.is_some() {
+            return self.sync_timed_out(effects);
+        }
+        self.repair.attempts += 1;
+        self.repair.outstanding.clear();
+        self.ask_for_missing(effects);
+    }
+
+    fn ask_for_missing(&mut self, effects: &mut Effects) {
+        let repairing = self.status == Status::ViewChange && self.view_change.is_repairing();
+        if (self.status != Status::Normal && !repairing) || self.replicas() == 1 {
+            return;
+        }
+        let first = self.commit_min() + 1;
+        let asked = if self.journal.low > first {
+            self.ask_for_headers(first, effects)
+        } else {
+            self.ask_for_entries(first, effects) || self.ask_beyond(effects)
+        };
+        if asked {
+            let after = self.jittered(self.timeouts.resend);
+            self.timers.set(Timer::Repair, self.in_a(after));
+        } else {
+            self.timers.clear(Timer::Repair);
+            self.repair.attempts = 0;
+        }
+    }
+
+    fn ask_for_headers(&mut self, first: u64, effects: &mut Effects) -> bool {
+        let mut frame = self.frame(Command::RequestHeaders);
+        let highest = self.journal.low - 1;
+        frame.header.op = highest.into();
+        frame.header.a = first.into();
+        self.repair.outstanding.push(highest);
+        let to = self.repair_peer();
+        self.send(to, frame, effects);
+        true
+    }
+
+    fn ask_for_entries(&mut self, first: u64, effects: &mut Effects) -> bool {
+        let last = self.journal.head.min(self.commit_min() + 2 * u64::from(self.config.pipeline));
+        for op in first..=last {
+            if self.repair.outstanding.len() >= BUDGET {
+                break;
+            }
+            let missing = self.journal.get(op).is_some_and(|slot| {
+                slot.entry.is_none() && matches!(slot.state(), SlotState::Dirty | SlotState::Faulty)
+            });
+            if !missing {
+                continue;
+            }
+            let digest = self
+                .journal
+                .get(op)
+                .and_then(|slot| slot.digest)
+                .expect("dirty and faulty ones have a digest");
+            let mut frame = self.frame(Command::RequestPrepare);
+            frame.header.op = op.into();
+            (frame.header.a, frame.header.b) = halves(&digest);
+            self.repair.outstanding.push(op);
+            let to = self.repair_peer();
+            self.send(to, frame, effects);
+        }
+        !self.repair.outstanding.is_empty()
+    }
+
+    /// A backup asks its primary for what it has beyond our head.
+    fn ask_beyond(&mut self, effects: &mut Effects) -> bool {
+        let head = self.journal.head;
+        if !self.is_backup() || self.repair.heard_head <= head || self.log_view != self.view {
+            return false;
+        }
+        let mut frame = self.frame(Command::RequestPrepare);
+        frame.header.op = (head + 1).into();
+        let count = (self.repair.heard_head - head).min(BUDGET as u64);
+        frame.header.flags = u16::try_from(count).expect("at most the budget").into();
+        self.repair.outstanding.push(head + count);
+        self.send(self.primary_of(self.view), frame, effects);
+        true
+    }
+
+    /// The primary of our view, or, when it does not answer, anybody.
+    fn repair_peer(&mut self) -> ReplicaId {
+        let primary = self.primary_of(self.view);
+        if primary != self.me && self.repair.attempts.is_multiple_of(2) {
+            primary
+        } else {
+            self.random_peer()
+        }
+    }
+
+    pub(super) fn random_peer(&mut self) -> ReplicaId {
+        let at = self.random.next_u64() % (self.replicas() as u64 - 1).max(1);
+        self.peers().nth(usize::try_from(at).expect("below 7")).unwrap_or(self.me)
+    }
+
+    pub(super) fn on_request_headers(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let (highest, lowest) = (frame.header.op.get(), frame.header.a.get());
+        let Some(mut draft) = self.pool.draft(SUFFIX_MAX * ENTRY_HEADER) else {
+            return self.ignore(Ignored::NoRoom);
+        };
+        for op in (lowest..=highest).rev().take(SUFFIX_MAX) {
+            let Some(header) = self.journal.header(op) else { break };
+            draft.extend(header.as_bytes()).expect("bounded by the suffix");
+        }
+        if draft.is_empty() {
+            return self.send_pong(from, 0, effects);
+        }
+        let mut frame = self.frame(Command::Headers);
+        frame.header.op = highest.into();
+        frame.payload = Some(draft.seal());
+        self.send(from, frame, effects);
+    }
+
+    /// Headers are proved by the chain alone: whoever sent them, in whatever view.
+    pub(super) fn on_headers(&mut self, frame: &Frame, effects: &mut Effects) {
+        let before = self.journal.low;
+        for bytes in frame.body().chunks_exact(ENTRY_HEADER) {
+            let header = EntryHeader::read_from_bytes(bytes).expect("128 bytes are a header");
+            if header.op.get() + 1 == self.journal.low && !self.journal.extend_down(header) {
+                self.ignore(Ignored::Unlinked);
+                break;
+            }
+        }
+        if self.journal.low < before {
+            self.repair.outstanding.clear();
+            self.unwritten = true;
+            self.repair_turn(effects);
+        }
+    }
+
+    /// With a digest: that very entry, in any view. Without: the next entries of our log, to a backup of our view.
+    pub(super) fn on_request_prepare(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let header = &frame.header;
+        let op = header.op.get();
+        if header.a.get() != 0 || header.b.get() != 0 {
+            let same = self.journal.digest(op).is_some_and(|digest| halves(&digest) == (header.a, header.b));
+            if !same || !self.serve_entry(from, op, effects) {
+                self.send_pong(from, 0, effects);
+            }
+            return;
+        }
+        if header.view.get() != self.view || !self.is_primary() {
+            return self.ignore(Ignored::NotNow);
+        }
+        for op in (op..=self.journal.head).take(usize::from(header.flags.get()).min(BUDGET)) {
+            if !self.serve_entry(from, op, effects) {
+                return self.send_pong(from, 0, effects);
+            }
+        }
+    }
+
+    /// Sends an entry, reading it first if need be; false when it is not here.
+    fn serve_entry(&mut self, to: ReplicaId, op: u64, effects: &mut Effects) -> bool {
+        if self.journal.header(op).is_none() {
+            return false;
+        }
+        if let Some(frame) = self.prepare_frame(op, 1) {
+            self.send(to, frame, effects);
+            return true;
+        }
+        if self.journal.get(op).is_none_or(|slot| slot.state() != SlotState::Clean) {
+            return false;
+        }
+        self.read_slot(op, Some(to), effects);
+        true
+    }
+
+    pub(super) fn read_for_commit(&mut self, op: u64, effects: &mut Effects) {
+        if self.journal.get(op).is_some_and(|slot| slot.state() == SlotState::Clean) {
+            self.read_slot(op, None, effects);
+        }
+    }
+
+    fn read_slot(&mut self, op: u64, peer: Option<ReplicaId>, effects: &mut Effects) {
+        let slot = self.journal.slot_of(op);
+        if let Some(read) = self.repair.reads.iter_mut().find(|read| read.slot == slot && read.op == op) {
+            read.peers.extend(peer.filter(|peer| !read.peers.contains(peer)));
+            return;
+        }
+        if self.repair.reads.len() >= PIPELINE_MAX || self.repair.reads.iter().any(|read| read.slot == slot) {
+            return self.ignore(Ignored::NoRoom);
+        }
+        let bytes = self.config.layout.slot_sectors as usize * SECTOR;
+        let Some(mut into) = self.pool.draft(bytes) else { return self.ignore(Ignored::NoRoom) };
+        into.resize(bytes);
+        self.repair.reads.push(SlotRead { slot, op, peers: peer.into_iter().collect() });
+        let offset = self.config.layout.slot_offset(slot);
+        Self::submit(effects, DiskOp::Read { token: Waits::SlotRead { slot }.token(), offset, into });
+    }
+
+    pub(super) fn on_slot_read(&mut self, slot: u32, read: Option<Message>, effects: &mut Effects) {
+        let Some(at) = self.repair.reads.iter().position(|one| one.slot == slot) else { return };
+        let SlotRead { op, peers, .. } = self.repair.reads.swap_remove(at);
+        let entry = read.and_then(|bytes| self.unseal_entry(slot, &bytes));
+        let Some(slot) = self.journal.get_mut(op) else { return };
+        let right = entry.filter(|(header, _)| Some(header.digest()) == slot.digest);
+        let Some((_, entry)) = right else {
+            // It was durable here and is not what it was (or is being overwritten): fetch it.
+            if slot.writing.is_none() {
+                (slot.durable, slot.faulty) = (None, true);
+            }
+            return self.ignore(Ignored::Mismatch);
+        };
+        slot.entry = Some(entry);
+        for peer in peers {
+            if let Some(frame) = self.prepare_frame(op, 1) {
+                self.send(peer, frame, effects);
+            }
+        }
+        if op <= self.commit_min() {
+            self.journal.get_mut(op).expect("looked at").entry = None;
+        }
+    }
+
+    fn unseal_entry(&mut self, slot: u32, bytes: &[u8]) -> Option<(EntryHeader, Message)> {
+        let layout = &self.config.layout;
+        let place = self.config.place(Zone::Wal);
+        let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
+        let SlotFound::Entry(header) = found else { return None };
+        let mut draft = self.pool.draft(self.entry_scratch.len())?;
+        draft.extend(&self.entry_scratch).ok()?;
+        Some((header, draft.seal()))
+    }
+
+    pub(super) fn on_ping_timer(&mut self, effects: &mut Effects) {
+        let mut frame = self.position_frame(Command::Ping);
+        frame.header.nonce = u128::from(self.random.next_u64()).into();
+        self.broadcast(&frame, effects);
+        self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
+    }
+
+    fn position_frame(&self, command: Command) -> Frame {
+        let mut frame = self.frame(command);
+        frame.header.op = self.journal.head.into();
+        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        frame.header.b = self.journal.low.into();
+        frame.header.flags = u16::from(self.status == Status::Normal).into();
+        frame
+    }
+
+    pub(super) fn send_pong(&self, to: ReplicaId, nonce: u128, effects: &mut Effects) {
+        let mut frame = self.position_frame(Command::Pong);
+        frame.header.nonce = nonce.into();
+        self.send(to, frame, effects);
+    }
+
+    pub(super) fn on_ping(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        self.send_pong(from, frame.header.nonce.get(), effects);
+        self.look_at_position(from, frame, effects);
+    }
+
+    pub(super) fn on_pong(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        self.look_at_position(from, frame, effects);
+    }
+
+    /// Where a peer stands: in a view that we missed, or with a log that no longer holds what we need.
+    fn look_at_position(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let header = &frame.header;
+        if header.flags.get() & 1 == 0 {
+            return;
+        }
+        if header.view.get() > self.view || (self.status != Status::Normal && header.view.get() == self.view)
+        {
+            return self.heard_of_view(header.view.get(), effects);
+        }
+        let missing = self.first_missing();
+        let lost = header.b.get() > missing && header.a.get() >= missing;
+        if self.is_backup() && header.view.get() == self.view && lost {
+            self.start_sync(from, effects);
+        }
+    }
+
+    /// The first op that this replica needs and has no entry of.
+    fn first_missing(&self) -> u64 {
+        let first = self.commit_min() + 1;
+        if self.journal.low > first {
+            return first;
+        }
+        let have = |op: &u64| {
+            self.journal.get(*op).is_some_and(|slot| slot.entry.is_some() || slot.state() == SlotState::Clean)
+        };
+        (first..=self.journal.head).find(|op| !have(op)).unwrap_or(self.journal.head + 1)
+    }
+}

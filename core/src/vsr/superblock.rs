@@ -1,0 +1,94 @@
+//! Replaces the superblock on disk: one replacement at a time, in two pairs of copies, each flushed.
+//!
+//! The one law: **what is wanted and what is durable are two things**, and no message that claims something from
+//! the superblock leaves before it is in [`Writer::durable`] (H03, H10, I07).
+
+use crate::io::{DiskOp, Effect, Effects};
+use crate::pool::Pool;
+use crate::store::superblock::Superblock;
+
+use super::tokens::Waits;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    durable: Superblock,
+    wanted: Superblock,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    next: Superblock,
+    /// The first copy of the pair that is being written.
+    pair: usize,
+    /// Copies of the pair that are not durable yet.
+    missing: usize,
+}
+
+impl Writer {
+    pub(super) fn new(durable: Superblock) -> Self {
+        Self { wanted: durable.clone(), durable, under_way: None }
+    }
+
+    pub(super) fn durable(&self) -> &Superblock {
+        &self.durable
+    }
+
+    /// Changes what is wanted; [`Self::pump`] gets it going.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Superblock)) {
+        change(&mut self.wanted);
+        assert!(
+            self.wanted.view >= self.durable.view && self.wanted.log_view >= self.durable.log_view,
+            "I07"
+        );
+    }
+
+    /// Starts or continues a replacement. An empty pool delays it to the next turn.
+    pub(super) fn pump(&mut self, pool: &Pool, effects: &mut Effects) {
+        if self.under_way.is_none() && self.wanted != self.durable {
+            self.wanted.parent = self.durable.digest();
+            self.wanted.sequence = self.durable.sequence + 1;
+            self.under_way = Some(UnderWay { next: self.wanted.clone(), pair: 0, missing: 0 });
+        }
+        let Some(under_way) = &mut self.under_way else { return };
+        if under_way.missing > 0 || pool.free(Superblock::COPY) < 2 {
+            return;
+        }
+        for copy in under_way.pair..under_way.pair + 2 {
+            let Some(mut draft) = pool.draft(Superblock::COPY) else { return };
+            draft.resize(Superblock::COPY);
+            under_way.next.write_copy(copy, draft.bytes_mut());
+            under_way.missing += 1;
+            let token = Waits::SuperblockWritten { copy: u32::try_from(copy).expect("0 to 3") }.token();
+            let offset = Superblock::copy_offset(copy);
+            effects.push(Effect::Disk(DiskOp::Write { token, offset, data: draft.seal(), durable: true }));
+        }
+    }
+
+    /// A copy became durable. Returns whether this made a new superblock durable.
+    pub(super) fn written(&mut self, pool: &Pool, effects: &mut Effects) -> bool {
+        let Some(under_way) = &mut self.under_way else { return false };
+        under_way.missing -= 1;
+        if under_way.missing > 0 {
+            return false;
+        }
+        if under_way.pair == 0 {
+            under_way.pair = 2;
+            self.pump(pool, effects);
+            return false;
+        }
+        let done = self.under_way.take().expect("checked above").next;
+        // What was wanted meanwhile is compared with what is durable now.
+        let unchanged = self.wanted == self.durable || self.wanted.sequence == done.sequence;
+        assert!(unchanged, "only a replacement changes the sequence");
+        self.durable = done;
+        self.wanted.sequence = self.durable.sequence;
+        self.pump(pool, effects);
+        true
+    }
+
+    /// Whether everything that is wanted is durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.under_way.is_none() && self.wanted == self.durable
+    }
+}

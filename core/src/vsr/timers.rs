@@ -1,0 +1,71 @@
+//! Deadlines with reasons. Time leaps from one to the next; nothing ticks.
+
+use crate::types::Instant;
+
+/// Why a replica wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Timer {
+    /// Primary: say that we are here.
+    Heartbeat,
+    /// Backup: the primary was silent for too long.
+    PrimarySilent,
+    /// Ask again for a view change, or give up on the one under way.
+    ViewChange,
+    /// Primary: send prepares again that were not acknowledged.
+    Resend,
+    /// Ask again for what is missing.
+    Repair,
+    /// Exchange views and checkpoints with the other replicas.
+    Ping,
+    /// Primary: sessions whose edge fell silent.
+    Lease,
+}
+
+const TIMERS: [Timer; 7] = [
+    Timer::Heartbeat,
+    Timer::PrimarySilent,
+    Timer::ViewChange,
+    Timer::Resend,
+    Timer::Repair,
+    Timer::Ping,
+    Timer::Lease,
+];
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Timers {
+    at: [Option<Instant>; TIMERS.len()],
+}
+
+impl Timers {
+    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
+        self.at[timer as usize] = Some(at);
+    }
+
+    /// Moves a timer nearer, never farther.
+    pub(super) fn hasten(&mut self, timer: Timer, at: Instant) {
+        let slot = &mut self.at[timer as usize];
+        *slot = Some(slot.map_or(at, |old| old.min(at)));
+    }
+
+    pub(super) fn clear(&mut self, timer: Timer) {
+        self.at[timer as usize] = None;
+    }
+
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.at[timer as usize].is_some()
+    }
+
+    pub(super) fn next(&self) -> Option<(Instant, Timer)> {
+        TIMERS.iter().filter_map(|timer| Some((self.at[*timer as usize]?, *timer))).min()
+    }
+
+    /// Takes one timer that is due.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Timer> {
+        let (at, timer) = self.next()?;
+        (at <= now).then(|| {
+            self.clear(timer);
+            timer
+        })
+    }
+}

@@ -1,0 +1,600 @@
+//! From one view to the next: who leads, and which log is the shard's.
+//!
+//! The one law: **nothing that speaks for a view leaves before that view is in the durable superblock** (H02, H03,
+//! H10), and a replica says one thing for a view, ever (H09): a restarted replica votes only in views above the
+//! one that it found on its disk.
+//!
+//! ```text
+//! backup: primary silent ─ start_view_change(v) to all, still normal in its view (H18)
+//!   quorum asks for v    ─ status view_change, superblock(view = v) durable ─ do_view_change(v) to the primary of v
+//! primary of v: quorum of do_view_change ─ choose the log ─ repair it ─ superblock(log_view = v, suffix) durable
+//!                        ─ normal; start_view(v) to all
+//! backup: start_view(v)  ─ install the suffix, superblock(view = log_view = v, suffix) durable ─ normal
+//! ```
+//!
+//! Choosing (H01, H27): of the highest `log_view`, then of the highest op. An op beyond what is known to be
+//! committed stays if somebody has it, goes if a nack quorum never had it, and otherwise the choice waits.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use rand_chacha::rand_core::Rng;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::SUFFIX_MAX;
+use super::journal::SlotState;
+use super::machine::Machine;
+use super::replica::{Ignored, Replica, Status, Timer};
+use crate::io::Effects;
+use crate::types::{Address, Instant, ReplicaId};
+use crate::wire::codec::Reader;
+use crate::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
+use crate::wire::frame::{Command, Frame};
+
+#[derive(Debug)]
+pub(super) struct ViewChange {
+    /// The view that we ask for; zero or an old one when we do not.
+    asked: u64,
+    /// The highest view that each replica asks for.
+    votes: Vec<u64>,
+    /// What each replica says of its log, for the view that we are to lead.
+    dvcs: Vec<Option<DoViewChange>>,
+    sent: Option<Frame>,
+    /// The view found on disk at start: we may have spoken for it before.
+    spent: u64,
+    stage: Stage,
+    /// Ties a start_view to our asking for it; and when we may ask again.
+    nonce: u128,
+    asked_for_view_at: Option<Instant>,
+    rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Collecting do_view_changes, or waiting for the start_view.
+    Waiting,
+    /// Primary to be: the log is chosen, not all of it is here yet.
+    Repairing,
+    /// The new log is on its way into the superblock.
+    Installing,
+}
+
+/// A do_view_change: what a replica has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DoViewChange {
+    log_view: u64,
+    commit: u64,
+    present: u128,
+    nack: u128,
+    /// Descending by op, linked.
+    headers: Vec<EntryHeader>,
+}
+
+/// What is to become of an op that may or may not be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Truncate,
+    Unknown,
+}
+
+impl ViewChange {
+    pub(super) fn new(replicas: usize) -> Self {
+        Self {
+            asked: 0,
+            votes: vec![0; replicas],
+            dvcs: (0..replicas).map(|_| None).collect(),
+            sent: None,
+            spent: 0,
+            stage: Stage::Waiting,
+            nonce: 0,
+            asked_for_view_at: None,
+            rounds: 0,
+        }
+    }
+
+    pub(super) fn never_vote_in(&mut self, view: u64) {
+        self.spent = view;
+    }
+
+    pub(super) fn is_repairing(&self) -> bool {
+        self.stage == Stage::Repairing
+    }
+}
+
+impl DoViewChange {
+    fn head(&self) -> u64 {
+        self.headers[0].op.get()
+    }
+
+    fn at(&self, op: u64) -> Option<usize> {
+        usize::try_from(self.head().checked_sub(op)?).ok().filter(|at| *at < self.headers.len())
+    }
+
+    /// Says for an entry: is it here, was it provably never here (or neither)?
+    fn says(&self, op: u64, digest: Digest) -> (bool, bool) {
+        if op > self.head() {
+            return (false, true);
+        }
+        match self.at(op) {
+            Some(at) if self.headers[at].digest() == digest => {
+                (self.present >> at & 1 == 1, self.nack >> at & 1 == 1)
+            }
+            Some(_) => (false, true),
+            None => (false, false),
+        }
+    }
+}
+
+fn decode_suffix(frame: &Frame) -> Option<(u128, u128, Vec<EntryHeader>)> {
+    let mut reader = Reader::new(frame.body());
+    let (present, nack) = (reader.u128().ok()?, reader.u128().ok()?);
+    let bytes = reader.rest();
+    let count = bytes.len() / ENTRY_HEADER;
+    if !(1..=SUFFIX_MAX).contains(&count) || !bytes.len().is_multiple_of(ENTRY_HEADER) {
+        return None;
+    }
+    let headers: Vec<EntryHeader> = bytes
+        .chunks_exact(ENTRY_HEADER)
+        .map(|bytes| EntryHeader::read_from_bytes(bytes).expect("128 bytes are a header"))
+        .collect();
+    let linked = headers.windows(2).all(|pair| {
+        let (upper, lower) = (&pair[0], &pair[1]);
+        upper.op.get() == lower.op.get() + 1
+            && upper.parent == lower.digest()
+            && upper.view.get() >= lower.view.get()
+    });
+    let ours = headers
+        .iter()
+        .all(|header| (header.cluster, header.shard) == (frame.header.cluster, frame.header.shard));
+    (linked && ours && headers[0].op == frame.header.op).then_some((present, nack, headers))
+}
+
+impl<M: Machine> Replica<M> {
+    pub(super) fn heard_primary(&mut self) {
+        self.primary_heard = self.now.mono;
+        self.view_change.asked = 0;
+        self.timers.set(Timer::PrimarySilent, self.in_a(self.silence));
+    }
+
+    pub(super) fn on_primary_silent(&mut self, effects: &mut Effects) {
+        if self.is_backup() {
+            self.ask_view_change(self.view + 1, effects);
+        }
+    }
+
+    /// A primary is gone when its process is: no need to wait for its silence.
+    pub(super) fn on_peer_reset(&mut self, peer: Address) {
+        if peer != self.peer(self.primary_of(self.view)) || self.primary_of(self.view) == self.me {
+            return;
+        }
+        let soon = self.timeouts.primary_reset;
+        let soon = self.in_a(soon);
+        match self.status {
+            Status::Normal => self.timers.hasten(Timer::PrimarySilent, soon),
+            Status::ViewChange => self.timers.hasten(Timer::ViewChange, soon),
+            Status::Recovering | Status::RecoveringHead => {}
+        }
+    }
+
+    /// A primary that a quorum did not hear of for long, or whose oldest entry finds no quorum, does harm by
+    /// sounding alive (H18, H19): it asks for the next view itself.
+    pub(super) fn should_abdicate(&self) -> bool {
+        if self.replicas() == 1 {
+            return false;
+        }
+        let now = self.now.mono;
+        let patience = self.timeouts.primary_silent * 2;
+        let heard = self.peer_heard.iter().filter(|heard| now.since(**heard) < patience).count();
+        let deaf = heard + 1 < usize::from(self.quorums.replication);
+        let stuck = self.births.front().is_some_and(|(op, made, _)| {
+            *op > self.commit_max && now.since(*made) > self.timeouts.primary_silent * 5
+        });
+        deaf || stuck
+    }
+
+    /// Asks everybody for a view. Nothing changes here until a quorum asks too.
+    pub(super) fn ask_view_change(&mut self, view: u64, effects: &mut Effects) {
+        if matches!(self.status, Status::Recovering | Status::RecoveringHead) || self.replicas() == 1 {
+            return;
+        }
+        self.view_change.asked = view;
+        let me = usize::from(self.me.0);
+        self.view_change.votes[me] = view;
+        self.send_start_view_change(effects);
+        self.count_votes(effects);
+    }
+
+    fn send_start_view_change(&mut self, effects: &mut Effects) {
+        let mut frame = self.frame(Command::StartViewChange);
+        frame.header.op = self.view_change.asked.into();
+        self.broadcast(&frame, effects);
+        let again = self.jittered(self.timeouts.resend);
+        self.timers.set(Timer::ViewChange, self.in_a(again));
+    }
+
+    pub(super) fn on_start_view_change(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let wanted = frame.header.op.get();
+        if wanted <= self.view {
+            self.ignore(Ignored::OldView);
+            return if self.status == Status::Normal {
+                self.send_pong(from, 0, effects)
+            };
+        }
+        if matches!(self.status, Status::Recovering | Status::RecoveringHead) {
+            return self.ignore(Ignored::NotNow);
+        }
+        let vote = &mut self.view_change.votes[usize::from(from.0)];
+        *vote = wanted.max(*vote);
+        // A replica that hears its primary does not join (H18), unless it is the primary itself that asks.
+        let abdicates = from == self.primary_of(self.view) && frame.header.view.get() == self.view;
+        let joins = self.status == Status::ViewChange || self.view_change.asked > self.view || abdicates;
+        if joins && self.view_change.asked < wanted {
+            self.ask_view_change(wanted, effects);
+        } else {
+            self.count_votes(effects);
+        }
+    }
+
+    /// The highest view that a quorum, we among it, asks for.
+    fn count_votes(&mut self, effects: &mut Effects) {
+        let asked = self.view_change.asked;
+        let quorum = usize::from(self.quorums.view_change);
+        let reached = self.view_change.votes.iter().filter(|vote| **vote >= asked).count() >= quorum;
+        if asked > self.view && reached {
+            self.enter_view_change(asked, effects);
+        }
+    }
+
+    fn enter_view_change(&mut self, view: u64, effects: &mut Effects) {
+        assert!(view > self.view, "views go up (I07)");
+        self.leave_normal();
+        self.view = view;
+        self.view_change.rounds += 1;
+        self.superblock.change(|superblock| superblock.view = view);
+        self.superblock.pump(&self.pool, effects);
+        self.set_view_change_timer();
+    }
+
+    /// Gives up everything that belongs to the view that ends.
+    fn leave_normal(&mut self) {
+        self.status = Status::ViewChange;
+        self.view_change.stage = Stage::Waiting;
+        self.view_change.sent = None;
+        self.view_change.asked = 0;
+        self.view_change.dvcs.iter_mut().for_each(|dvc| *dvc = None);
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.in_flight.clear();
+        self.births.clear();
+        self.heard.clear();
+        self.early.clear();
+        self.repair.restart();
+        for timer in [Timer::Heartbeat, Timer::PrimarySilent, Timer::Resend, Timer::Repair, Timer::Lease] {
+            self.timers.clear(timer);
+        }
+    }
+
+    /// Longer after each view that came to nothing, so that a slow cluster does not elect for ever (H17).
+    fn set_view_change_timer(&mut self) {
+        let longer = self.timeouts.view_change * (1 << self.view_change.rounds.min(4));
+        let patience = self.jittered(longer);
+        self.timers.set(Timer::ViewChange, self.in_a(patience));
+    }
+
+    pub(super) fn on_view_change_timer(&mut self, effects: &mut Effects) {
+        match self.status {
+            Status::ViewChange => {
+                self.look_for_primary(effects);
+                let asked = self.view_change.asked.max(self.view + 1);
+                self.ask_view_change(asked, effects);
+            }
+            Status::Normal if self.view_change.asked > self.view => self.send_start_view_change(effects),
+            Status::RecoveringHead => self.look_for_primary(effects),
+            Status::Normal | Status::Recovering => {}
+        }
+    }
+
+    /// What was wanted of the superblock is durable: say so, or go on.
+    pub(super) fn view_change_settled(&mut self, effects: &mut Effects) {
+        self.finish_recovery(effects);
+        let durable = self.superblock.durable();
+        if self.status != Status::ViewChange || durable.view != self.view {
+            return;
+        }
+        if self.view_change.stage == Stage::Installing && durable.log_view == self.view {
+            self.log_view = self.view;
+            self.status = Status::Normal;
+            if self.primary_of(self.view) == self.me {
+                self.become_primary(effects);
+                self.start_view_for(None, effects);
+            } else {
+                self.become_backup();
+            }
+        } else if self.view_change.stage == Stage::Waiting && self.view > self.view_change.spent {
+            self.send_do_view_change(effects);
+        }
+    }
+
+    /// Says what we have. Said once, it stays the same for this view (H09).
+    fn send_do_view_change(&mut self, effects: &mut Effects) {
+        let primary = self.primary_of(self.view);
+        if primary == self.me {
+            let mine = self.my_log();
+            let slot = &mut self.view_change.dvcs[usize::from(primary.0)];
+            if slot.is_none() {
+                *slot = Some(mine);
+            }
+            return self.choose_log(effects);
+        }
+        if self.view_change.sent.is_none() {
+            let mine = self.my_log();
+            let Some(frame) = self.suffix_frame(Command::DoViewChange, &mine) else { return };
+            self.view_change.sent = Some(frame);
+        }
+        if let Some(frame) = self.view_change.sent.clone() {
+            self.send(primary, frame, effects);
+        }
+    }
+
+    fn my_log(&self) -> DoViewChange {
+        let headers = self.journal.suffix(SUFFIX_MAX);
+        let (mut present, mut nack) = (0, 0);
+        for (at, header) in headers.iter().enumerate() {
+            let op = header.op.get();
+            let state = self.journal.get(op).map_or(SlotState::Reserved, super::journal::Slot::state);
+            let here = state == SlotState::Clean || op <= self.journal.base;
+            present |= u128::from(here) << at;
+            nack |= u128::from(!here && state == SlotState::Dirty) << at;
+        }
+        DoViewChange { log_view: self.log_view, commit: self.commit_max, present, nack, headers }
+    }
+
+    fn suffix_frame(&self, command: Command, log: &DoViewChange) -> Option<Frame> {
+        let mut draft = self.pool.draft(32 + log.headers.len() * ENTRY_HEADER)?;
+        draft.extend(&log.present.to_le_bytes()).expect("measured");
+        draft.extend(&log.nack.to_le_bytes()).expect("measured");
+        for header in &log.headers {
+            draft.extend(header.as_bytes()).expect("measured");
+        }
+        let mut frame = self.frame(command);
+        frame.header.op = log.head().into();
+        frame.header.a = log.log_view.into();
+        frame.header.b = self.superblock.durable().checkpoint.op.into();
+        frame.header.commit = log.commit.into();
+        frame.payload = Some(draft.seal());
+        Some(frame)
+    }
+
+    pub(super) fn on_do_view_change(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let view = frame.header.view.get();
+        if view < self.view || self.primary_of(view) != self.me {
+            return self.ignore(Ignored::OldView);
+        }
+        if matches!(self.status, Status::Recovering | Status::RecoveringHead) {
+            return self.ignore(Ignored::NotNow);
+        }
+        if view == self.view && self.status == Status::Normal {
+            // It missed our start_view.
+            return self.start_view_for(Some((from, 0)), effects);
+        }
+        let Some((present, nack, headers)) = decode_suffix(frame) else {
+            return self.ignore(Ignored::Malformed);
+        };
+        let (log_view, commit) = (frame.header.a.get(), frame.header.commit.get());
+        if log_view >= view {
+            return self.ignore(Ignored::Malformed);
+        }
+        if view > self.view {
+            // Its sender saw a quorum that asks for this view.
+            self.enter_view_change(view, effects);
+        }
+        let slot = &mut self.view_change.dvcs[usize::from(from.0)];
+        if slot.is_some() {
+            return self.ignore(Ignored::Duplicate);
+        }
+        *slot = Some(DoViewChange { log_view, commit, present, nack, headers });
+        self.choose_log(effects);
+    }
+
+    fn choose_log(&mut self, effects: &mut Effects) {
+        let mine = self.view_change.dvcs[usize::from(self.me.0)].is_some();
+        let dvcs: Vec<&DoViewChange> = self.view_change.dvcs.iter().flatten().collect();
+        if !mine
+            || self.view_change.stage != Stage::Waiting
+            || dvcs.len() < usize::from(self.quorums.view_change)
+        {
+            return;
+        }
+        let best = dvcs.iter().max_by_key(|dvc| (dvc.log_view, dvc.head())).expect("a quorum is not empty");
+        let commit = dvcs.iter().map(|dvc| dvc.commit).max().expect("a quorum is not empty");
+        let mut head = best.head();
+        for op in commit + 1..=best.head() {
+            let Some(at) = best.at(op) else { continue };
+            match self.judge(op, best.headers[at].digest(), &dvcs) {
+                Verdict::Keep => {}
+                Verdict::Truncate => {
+                    head = op - 1;
+                    break;
+                }
+                Verdict::Unknown => return,
+            }
+        }
+        let suffix: Vec<EntryHeader> =
+            best.headers.iter().filter(|header| header.op.get() <= head).copied().collect();
+        if suffix.is_empty() || head < self.commit_min() {
+            return self.ignore(Ignored::Unlinked);
+        }
+        if head > self.journal.base + self.journal.slots() {
+            // We can't hold this log: somebody else must lead (H20).
+            return self.ask_view_change(self.view + 1, effects);
+        }
+        self.install_suffix(&suffix);
+        self.commit_max = self.commit_max.max(commit);
+        self.view_change.stage = Stage::Repairing;
+        self.continue_view_change(effects);
+    }
+
+    fn judge(&self, op: u64, digest: Digest, dvcs: &[&DoViewChange]) -> Verdict {
+        let said: Vec<(bool, bool)> = dvcs.iter().map(|dvc| dvc.says(op, digest)).collect();
+        if said.iter().any(|(present, _)| *present) {
+            return Verdict::Keep;
+        }
+        let nacks = said.iter().filter(|(_, nack)| *nack).count();
+        if nacks >= usize::from(self.quorums.nack) { Verdict::Truncate } else { Verdict::Unknown }
+    }
+
+    fn install_suffix(&mut self, suffix: &[EntryHeader]) {
+        self.journal.install(suffix, self.commit_min());
+        self.durable_op = self.journal.base;
+        self.unwritten = true;
+    }
+
+    /// The primary to be has the whole log on its disk: make it the log of the new view.
+    pub(super) fn continue_view_change(&mut self, effects: &mut Effects) {
+        if self.status != Status::ViewChange || self.view_change.stage != Stage::Repairing {
+            return;
+        }
+        let low = self.journal.low;
+        let first = self.commit_min() + 1;
+        if low <= self.durable_op + 1 {
+            self.durable_op = self.journal.durable_through(self.durable_op);
+        }
+        if low > first || self.durable_op < self.journal.head {
+            return self.repair_turn(effects);
+        }
+        self.adopt_log(self.view, effects);
+    }
+
+    /// Makes what the journal holds the log of `view`, durably.
+    fn adopt_log(&mut self, view: u64, effects: &mut Effects) {
+        self.view_change.stage = Stage::Installing;
+        let suffix = self.journal.suffix(SUFFIX_MAX);
+        let commit = self.commit_max;
+        self.superblock.change(|superblock| {
+            (superblock.view, superblock.log_view) = (view, view);
+            superblock.suffix = suffix;
+            superblock.commit = superblock.commit.max(commit);
+        });
+        self.superblock.pump(&self.pool, effects);
+        if self.superblock.is_settled() {
+            // The disk says it already (a head that was uncertain turned out as it was).
+            self.view_change_settled(effects);
+        }
+    }
+
+    pub(super) fn become_primary(&mut self, effects: &mut Effects) {
+        self.view_change.rounds = 0;
+        self.view_change.asked = 0;
+        self.timers.clear(Timer::ViewChange);
+        self.acked.fill(0);
+        self.view_start = self.journal.head;
+        let now = self.now.mono;
+        self.peer_heard.fill(now);
+        self.restart_leases();
+        self.advance_durable(effects);
+        self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
+        self.timers.set(Timer::Resend, self.in_a(self.timeouts.resend));
+    }
+
+    pub(super) fn become_backup(&mut self) {
+        self.view_change.rounds = 0;
+        self.view_change.asked = 0;
+        self.timers.clear(Timer::ViewChange);
+        self.acknowledged = 0;
+        self.ok_due = true;
+        self.silence = self.jittered(self.timeouts.primary_silent);
+        self.heard_primary();
+    }
+
+    /// Tells one replica that asked (with its nonce), or all, what the log of this view is.
+    fn start_view_for(&mut self, to: Option<(ReplicaId, u128)>, effects: &mut Effects) {
+        let log = self.my_log();
+        let Some(mut frame) = self.suffix_frame(Command::StartView, &log) else {
+            return self.ignore(Ignored::NoRoom);
+        };
+        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        match to {
+            Some((replica, nonce)) => {
+                frame.header.nonce = nonce.into();
+                self.send(replica, frame, effects);
+            }
+            None => self.broadcast(&frame, effects),
+        }
+    }
+
+    pub(super) fn on_start_view(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let view = frame.header.view.get();
+        if from != self.primary_of(view) || view < self.view || self.sync.is_some() {
+            return self.ignore(Ignored::OldView);
+        }
+        let asked = self.view_change.nonce != 0 && frame.header.nonce.get() == self.view_change.nonce;
+        let wanted = match self.status {
+            Status::Recovering => false,
+            // Only an answer is recent enough to say where the log ends.
+            Status::RecoveringHead => asked,
+            Status::Normal => view > self.view,
+            Status::ViewChange => view > self.log_view && self.view_change.stage != Stage::Installing,
+        };
+        if !wanted {
+            return self.ignore(Ignored::NotNow);
+        }
+        let Some((_, _, headers)) = decode_suffix(frame) else { return self.ignore(Ignored::Malformed) };
+        let (head, commit_min) = (headers[0].op.get(), self.commit_min());
+        let contradicts = headers
+            .iter()
+            .any(|header| header.op.get() == commit_min && header.digest() != self.executed_digest);
+        if head < commit_min || contradicts {
+            return self.ignore(Ignored::Mismatch);
+        }
+        if self.status != Status::RecoveringHead && view > self.view {
+            self.enter_view_change(view, effects);
+        }
+        if head > self.journal.base + self.journal.slots() {
+            // The log has no room for it: state first, then we ask again.
+            return self.start_sync(from, effects);
+        }
+        self.leave_normal();
+        self.view = view;
+        self.install_suffix(&headers);
+        self.commit_max = self.commit_max.max(frame.header.commit.get().min(head));
+        self.set_view_change_timer();
+        self.adopt_log(view, effects);
+    }
+
+    /// A newer view exists, or ours has begun without us: ask its primary for it.
+    pub(super) fn heard_of_view(&mut self, view: u64, effects: &mut Effects) {
+        let primary = self.primary_of(view);
+        if primary == self.me || view < self.view || self.sync.is_some() {
+            return;
+        }
+        if self.view_change.asked_for_view_at.is_some_and(|again| self.now.mono < again) {
+            return;
+        }
+        self.view_change.asked_for_view_at = Some(self.in_a(Duration::from_millis(10)));
+        if self.view_change.nonce == 0 {
+            self.view_change.nonce = u128::from(self.random.next_u64()) + 1;
+        }
+        let mut frame = self.frame(Command::RequestStartView);
+        frame.header.nonce = self.view_change.nonce.into();
+        frame.header.op = view.into();
+        self.send(primary, frame, effects);
+    }
+
+    /// Asks the primary of our view whether the view has begun.
+    pub(super) fn look_for_primary(&mut self, effects: &mut Effects) {
+        self.heard_of_view(self.view, effects);
+        if self.status == Status::RecoveringHead {
+            let again = self.jittered(self.timeouts.resend);
+            self.timers.set(Timer::ViewChange, self.in_a(again));
+        }
+    }
+
+    pub(super) fn on_request_start_view(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        if !self.is_primary() || frame.header.op.get() > self.view {
+            return self.ignore(Ignored::NotNow);
+        }
+        self.start_view_for(Some((from, frame.header.nonce.get())), effects);
+    }
+}
