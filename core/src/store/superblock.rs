@@ -136,7 +136,7 @@ impl ShardConfig {
             slot_sectors: reader.u32()?,
             checkpoint_sectors: reader.u32()?,
         };
-        let limits = Limits::decode(&reader.array()?).ok_or(Malformed)?;
+        let limits = Limits::decode(&reader.array()?)?;
         Ok(Self { cluster, shard, replica, replica_count, pipeline, sessions, window, layout, limits })
     }
 

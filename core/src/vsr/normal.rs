@@ -510,7 +510,6 @@ impl<M: Machine> Replica<M> {
         true
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one frame")]
     pub(super) fn send_reply(
         &self,
         client: u64,

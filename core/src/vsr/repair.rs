@@ -74,7 +74,7 @@ impl<M: Machine> Replica<M> {
         let head = self.journal.head;
         self.repair
             .outstanding
-            .retain(|op| *op > head || !self.journal.get(*op).is_some_and(|slot| slot.entry.is_some()));
+            .retain(|op| *op > head || self.journal.get(*op).is_none_or(|slot| slot.entry.is_none()));
         let waiting = self.timers.is_set(Timer::Repair) && !self.repair.outstanding.is_empty();
         if !waiting {
             self.ask_for_missing(effects);

@@ -1,0 +1,328 @@
+//! A cluster in one thread: three nodes with memory disks, frames delivered in order, time moved by hand.
+//! Enough to look at one behaviour at a time; worlds in which things break are `io-sim`'s.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::io::*;
+use tigerchat_core::node::{Node, NodeEvent};
+use tigerchat_core::pool::{Message, Pool};
+use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
+use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::types::*;
+use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
+use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Outcome, Publish};
+use tigerchat_core::wire::codec::Reader;
+use tigerchat_core::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
+use zerocopy::IntoBytes;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xC1);
+pub(crate) const SHARD: ShardId = ShardId(1);
+pub(crate) const EDGE: EdgeId = EdgeId(77);
+const FILE: FileId = FileId(0);
+
+pub(crate) struct Outside {
+    pub(crate) now: Now,
+    pub(crate) disk: Vec<u8>,
+    pool: Pool,
+    sent: VecDeque<(Address, Address, Frame)>,
+    submitted: Vec<DiskOp>,
+    pub(crate) stopped: Option<Fatal>,
+}
+
+impl Clock for Outside {
+    fn now(&self) -> Now {
+        self.now
+    }
+}
+impl Network for Outside {
+    fn send(&mut self, from: Address, to: Address, frame: Frame) {
+        self.sent.push_back((from, to, frame));
+    }
+}
+impl Storage for Outside {
+    fn submit(&mut self, _: FileId, op: DiskOp) {
+        self.submitted.push(op);
+    }
+    fn turn_ended(&mut self) {}
+}
+impl Clients for Outside {
+    fn send(&mut self, _: ConnectionId, _: Message) {}
+    fn close(&mut self, _: ConnectionId, _: CloseCode) {}
+}
+impl Io for Outside {
+    fn clients(&mut self) -> &mut dyn Clients {
+        self
+    }
+    fn stop(&mut self, _: FileId, why: Fatal) {
+        self.stopped = Some(why);
+    }
+}
+
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Option<Node>>,
+    pub(crate) outside: Vec<Outside>,
+    pub(crate) config: ShardConfig,
+    wire: VecDeque<(Address, Address, Frame)>,
+    pub(crate) now: Now,
+    /// Links that are cut, one way.
+    pub(crate) cut: Vec<(Address, Address)>,
+    pub(crate) to_edge: Vec<Frame>,
+    counter: u64,
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+}
+
+pub(crate) fn replica(at: usize) -> Address {
+    Address::Replica { shard: SHARD, replica: ReplicaId(at as u16) }
+}
+
+impl Cluster {
+    pub(crate) fn new(replicas: u8) -> Self {
+        let limits = Limits::tiny();
+        let config = ShardConfig {
+            cluster: CLUSTER,
+            shard: SHARD,
+            replica: ReplicaId(0),
+            replica_count: replicas,
+            pipeline: 4,
+            sessions: 4,
+            window: 4,
+            layout: Layout { wal_slots: 32, slot_sectors: 2, checkpoint_sectors: 2048 },
+            limits,
+        };
+        let now = Now { mono: Instant(1_000_000_000), wall: UnixNanos(1_700_000_000_000_000_000) };
+        let outside = (0..replicas)
+            .map(|at| {
+                let config = ShardConfig { replica: ReplicaId(u16::from(at)), ..config.clone() };
+                let mut disk = vec![0; usize::try_from(config.layout.file_size()).unwrap()];
+                disk[..SUPERBLOCK_ZONE].copy_from_slice(&Superblock::format(config.clone()).zone());
+                let pool = Pool::new(&pool_classes(&config, 8));
+                Outside { now, disk, pool, sent: VecDeque::new(), submitted: Vec::new(), stopped: None }
+            })
+            .collect();
+        let mut cluster = Self {
+            nodes: (0..replicas).map(|_| None).collect(),
+            outside,
+            config,
+            wire: VecDeque::new(),
+            now,
+            cut: Vec::new(),
+            to_edge: Vec::new(),
+            counter: 0,
+            session: 0,
+            number: 0,
+        };
+        for at in 0..usize::from(replicas) {
+            cluster.start(at);
+        }
+        cluster.settle();
+        cluster
+    }
+
+    pub(crate) fn start(&mut self, at: usize) {
+        let outside = &mut self.outside[at];
+        outside.now = self.now;
+        let mut effects = Vec::new();
+        let zone = outside.disk[..SUPERBLOCK_ZONE].to_vec();
+        let machine = Chat::new(self.config.limits);
+        let (pool, seed) = (outside.pool.clone(), [at as u8 + 1; 32]);
+        let replica =
+            Replica::open(&zone, machine, pool, Timeouts::default(), seed, self.now, &mut effects).unwrap();
+        let mut node = Node::new();
+        node.add_replica(FILE, replica, effects, outside);
+        self.nodes[at] = Some(node);
+    }
+
+    /// The process is gone; what it had not flushed is lost too.
+    pub(crate) fn crash(&mut self, at: usize) {
+        self.nodes[at] = None;
+        self.outside[at].submitted.clear();
+        self.outside[at].sent.clear();
+    }
+
+    pub(crate) fn view(&self, at: usize) -> View {
+        self.nodes[at].as_ref().unwrap().replica(FILE).unwrap().observe()
+    }
+
+    pub(crate) fn replica(&self, at: usize) -> &Replica<Chat> {
+        self.nodes[at].as_ref().unwrap().replica(FILE).unwrap()
+    }
+
+    pub(crate) fn state(&self, at: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.replica(at).machine().encode(&mut bytes);
+        bytes
+    }
+
+    fn turn(&mut self, at: usize, event: Option<Event>) {
+        let Some(node) = &mut self.nodes[at] else { return };
+        self.outside[at].now = self.now;
+        node.turn(&mut self.outside[at], event.into_iter().map(|event| NodeEvent::Replica(FILE, event)));
+    }
+
+    /// Delivers and completes until nothing is left to do at this moment.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut idle = true;
+            for at in 0..self.nodes.len() {
+                for op in std::mem::take(&mut self.outside[at].submitted) {
+                    idle = false;
+                    let event = self.complete(at, op);
+                    self.turn(at, Some(event));
+                }
+                self.wire.extend(self.outside[at].sent.drain(..));
+            }
+            while let Some((from, to, frame)) = self.wire.pop_front() {
+                idle = false;
+                self.deliver(from, to, frame);
+            }
+            if idle {
+                return;
+            }
+        }
+        panic!("the cluster never settles");
+    }
+
+    fn complete(&mut self, at: usize, op: DiskOp) -> Event {
+        let disk = &mut self.outside[at].disk;
+        let (token, read) = match op {
+            DiskOp::Read { token, offset, mut into } => {
+                let from = usize::try_from(offset).unwrap();
+                let len = into.len();
+                into.bytes_mut().copy_from_slice(&disk[from..from + len]);
+                (token, Some(into.seal()))
+            }
+            DiskOp::Write { token, offset, data, .. } => {
+                let from = usize::try_from(offset).unwrap();
+                disk[from..from + data.len()].copy_from_slice(&data);
+                (token, None)
+            }
+            DiskOp::Sync { token } => (token, None),
+        };
+        Event::Stored { token, result: Ok(read) }
+    }
+
+    fn deliver(&mut self, from: Address, to: Address, frame: Frame) {
+        if self.cut.contains(&(from, to)) {
+            return;
+        }
+        match to {
+            Address::Edge(_) => self.to_edge.push(frame),
+            Address::Replica { replica, .. } => {
+                let at = usize::from(replica.0);
+                let header =
+                    FrameHeader::decode(frame.header.as_bytes().try_into().unwrap(), 1 << 20).unwrap();
+                let payload = frame.payload.map(|payload| {
+                    let mut draft = self.outside[at].pool.draft(payload.len()).expect("pool");
+                    draft.extend(&payload).unwrap();
+                    draft.seal()
+                });
+                let frame = Frame::join(header, payload).unwrap();
+                self.turn(at, Some(Event::Received { from, frame }));
+            }
+        }
+    }
+
+    /// Lets time pass, a millisecond at a time.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() {
+            self.now.mono.0 += 1_000_000;
+            self.now.wall.0 += 1_000_000;
+            for at in 0..self.nodes.len() {
+                self.turn(at, None);
+            }
+            self.settle();
+        }
+    }
+
+    pub(crate) fn primary(&self) -> Option<usize> {
+        let live = (0..self.nodes.len()).filter(|at| self.nodes[*at].is_some());
+        live.filter(|at| self.view(*at).is_primary).max_by_key(|at| self.view(*at).view)
+    }
+
+    fn send_request(&mut self, kind: RequestKind, commands: &[u8]) {
+        let request = RequestHeader {
+            client: EDGE.0.into(),
+            session: if kind == RequestKind::Register { 0 } else { self.session }.into(),
+            number: if kind == RequestKind::Register { 0 } else { self.number }.into(),
+            size: u32::try_from(commands.len()).unwrap().into(),
+            kind: (kind as u32).into(),
+            digest: RequestHeader::digest_of(commands).into(),
+        };
+        let payload = [request.as_bytes(), commands].concat();
+        let Some(primary) = self.primary() else { return };
+        let mut draft = self.outside[primary].pool.draft(REQUEST_HEADER + commands.len()).unwrap();
+        draft.extend(&payload).unwrap();
+        let mut frame =
+            Frame { header: FrameHeader::new(Command::Request, CLUSTER, SHARD), payload: Some(draft.seal()) };
+        self.counter += 1;
+        frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
+        self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
+        self.settle();
+    }
+
+    pub(crate) fn register(&mut self) {
+        self.send_request(RequestKind::Register, &[]);
+        let reply = self.to_edge.iter().rev().find(|frame| frame.header.command() == Command::Reply).unwrap();
+        (self.session, self.number) = (reply.header.b.get(), 0);
+    }
+
+    /// Sends the next request with these commands; `None` when nobody answers.
+    pub(crate) fn request(&mut self, commands: &[ChatCommand<'_>]) -> Option<Vec<Outcome>> {
+        self.number += 1;
+        self.again(commands)
+    }
+
+    pub(crate) fn again(&mut self, commands: &[ChatCommand<'_>]) -> Option<Vec<Outcome>> {
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| command.encode(&mut bytes).unwrap());
+        self.to_edge.clear();
+        self.send_request(RequestKind::Commands, &bytes);
+        let reply = self
+            .to_edge
+            .iter()
+            .find(|frame| frame.header.command() == Command::Reply && frame.header.a.get() == self.number)?;
+        let mut reader = Reader::new(reply.body());
+        Some((0..commands.len()).map(|_| Outcome::decode(&mut reader).unwrap()).collect())
+    }
+
+    pub(crate) fn key(&self, number: u64) -> Key {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&number.to_be_bytes());
+        Key::new(self.now.wall.0 / 1_000_000, random)
+    }
+
+    pub(crate) fn open_room(&mut self) {
+        let open = ChatCommand::RoomOpen { tenant: TenantId(1), room: "general", user: "ada" };
+        assert_eq!(self.request(&[open]).unwrap()[0].error, None);
+    }
+
+    pub(crate) fn publish(&mut self, number: u64) -> Option<Outcome> {
+        let body = number.to_string();
+        let publish = say(self.key(number), &body);
+        Some(self.request(&[publish])?[0])
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<Status> {
+        (0..self.nodes.len()).map(|at| self.view(at).status).collect()
+    }
+}
+
+pub(crate) fn say(key: Key, body: &str) -> ChatCommand<'_> {
+    ChatCommand::Publish(Publish {
+        tenant: TenantId(1),
+        room: "general",
+        user: "ada",
+        key,
+        kind: 1,
+        parent: 0,
+        expect_seq: None,
+        salt: [7; 16],
+        content_type: "text/plain",
+        body: body.as_bytes(),
+    })
+}
