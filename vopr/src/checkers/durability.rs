@@ -27,7 +27,6 @@ pub struct Durability {
 
 #[derive(Clone, Copy, Debug)]
 struct Promise {
-    op: u64,
     key: Key,
     chain: Digest,
 }
@@ -120,7 +119,7 @@ impl Durability {
             );
         }
         if let Some((room, key)) = self.calls.get(&call) {
-            self.acknowledged.entry((room.clone(), seq)).or_insert(Promise { op, key: *key, chain });
+            self.acknowledged.entry((room.clone(), seq)).or_insert(Promise { key: *key, chain });
         }
         Ok(())
     }

@@ -71,8 +71,8 @@ impl Suite {
                 Box::new(delivery::Delivery::default()),
                 Box::new(linearizability::Linearizability::default()),
                 Box::new(liveness::Liveness::default()),
-                Box::new(convergence::Convergence::default()),
-                Box::new(presence::Presence::default()),
+                Box::new(convergence::Convergence),
+                Box::new(presence::Presence),
             ],
         }
     }
