@@ -81,9 +81,10 @@ mod tests {
     #[test]
     fn two_entries_executed_under_one_op_are_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Executed { replica: ReplicaId(2), op: 3, entry, .. } => *entry = Digest([9; 32]),
-            _ => {}
+        story.change(|what| {
+            if let What::Executed { replica: ReplicaId(2), op: 3, entry, .. } = what {
+                *entry = Digest([9; 32]);
+            }
         });
         story.violates::<Agreement>("replica 2 executed 0909090909090909 as op 3");
     }

@@ -194,9 +194,10 @@ mod tests {
     #[test]
     fn an_entry_that_names_another_parent_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Executed { op: 4, parent, .. } => *parent = Digest([9; 32]),
-            _ => {}
+        story.change(|what| {
+            if let What::Executed { op: 4, parent, .. } = what {
+                *parent = Digest([9; 32]);
+            }
         });
         story.violates::<Chain>("op 4 names 0909090909090909 as its parent");
     }
@@ -204,9 +205,10 @@ mod tests {
     #[test]
     fn an_entry_of_an_older_view_above_a_newer_one_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Executed { op: 3, entry_view, .. } => *entry_view = 9,
-            _ => {}
+        story.change(|what| {
+            if let What::Executed { op: 3, entry_view, .. } = what {
+                *entry_view = 9;
+            }
         });
         story.violates::<Chain>("op 4 was made in view 0, the op before it in view 9");
     }
@@ -214,9 +216,12 @@ mod tests {
     #[test]
     fn a_delivered_body_that_the_chain_does_not_cover_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Delivered { message, .. } if message.seq == 2 => message.body = b"forged".to_vec(),
-            _ => {}
+        story.change(|what| {
+            if let What::Delivered { message, .. } = what
+                && message.seq == 2
+            {
+                message.body = b"forged".to_vec();
+            }
         });
         story.violates::<Chain>("but its content gives");
     }

@@ -50,9 +50,10 @@ mod tests {
     fn h39_two_states_at_one_op_are_found() {
         let mut story = Story::good();
         assert_eq!(story.judge::<Checkpoint>(), Ok(()));
-        story.change(|what| match what {
-            What::Checkpointed { replica: ReplicaId(2), state, .. } => *state = Digest([9; 32]),
-            _ => {}
+        story.change(|what| {
+            if let What::Checkpointed { replica: ReplicaId(2), state, .. } = what {
+                *state = Digest([9; 32]);
+            }
         });
         story.violates::<Checkpoint>("at op 4 the checkpoint of replica 2 is 0909090909090909");
     }

@@ -140,9 +140,10 @@ mod tests {
     #[test]
     fn a_message_of_a_room_that_was_not_subscribed_to_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Delivered { user: UserId(1), message } => message.room = "secret".into(),
-            _ => {}
+        story.change(|what| {
+            if let What::Delivered { user: UserId(1), message } = what {
+                message.room = "secret".into();
+            }
         });
         story.violates::<Delivery>("user 1 got message 1 of room secret without a subscription");
     }
@@ -150,9 +151,12 @@ mod tests {
     #[test]
     fn h54_a_delivered_message_that_was_never_committed_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Delivered { message, .. } if message.seq == 3 => message.body = b"speculative".to_vec(),
-            _ => {}
+        story.change(|what| {
+            if let What::Delivered { message, .. } = what
+                && message.seq == 3
+            {
+                message.body = b"speculative".to_vec();
+            }
         });
         story.violates::<Delivery>(
             "message 3 of room general was delivered, but the final history does not hold it",
@@ -162,9 +166,12 @@ mod tests {
     #[test]
     fn two_subscribers_who_saw_different_contents_are_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Delivered { user: UserId(1), message } if message.seq == 2 => message.body.push(b'!'),
-            _ => {}
+        story.change(|what| {
+            if let What::Delivered { user: UserId(1), message } = what
+                && message.seq == 2
+            {
+                message.body.push(b'!');
+            }
         });
         story.violates::<Delivery>("message 2 of room general was delivered with two contents");
     }

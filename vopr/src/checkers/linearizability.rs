@@ -322,9 +322,10 @@ mod tests {
     #[test]
     fn an_acknowledged_place_that_holds_another_message_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Acknowledged { call: CallId(2), chain, .. } => *chain = Digest([9; 32]),
-            _ => {}
+        story.change(|what| {
+            if let What::Acknowledged { call: CallId(2), chain, .. } = what {
+                *chain = Digest([9; 32]);
+            }
         });
         story.violates::<Linearizability>("message 2 of room general is not as bob was told");
     }
@@ -332,12 +333,11 @@ mod tests {
     #[test]
     fn h48_a_read_below_the_readers_floor_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::HistoryRead { head, messages, .. } => {
+        story.change(|what| {
+            if let What::HistoryRead { head, messages, .. } = what {
                 *head = 2;
                 messages.truncate(2);
             }
-            _ => {}
         });
         story.violates::<Linearizability>(
             "a read of room general ends at 2, but its reader had seen message 3",
@@ -347,9 +347,10 @@ mod tests {
     #[test]
     fn a_page_with_a_hole_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::HistoryRead { messages, .. } => drop(messages.remove(1)),
-            _ => {}
+        story.change(|what| {
+            if let What::HistoryRead { messages, .. } = what {
+                drop(messages.remove(1));
+            }
         });
         story.violates::<Linearizability>("holds 3 of room general where 2 belongs");
     }
@@ -358,9 +359,10 @@ mod tests {
     fn a_page_that_is_not_the_final_history_is_found() {
         let mut story = Story::good();
         story.remove(|what| matches!(what, What::Delivered { .. }));
-        story.change(|what| match what {
-            What::HistoryRead { messages, .. } => messages[1].time += 1,
-            _ => {}
+        story.change(|what| {
+            if let What::HistoryRead { messages, .. } = what {
+                messages[1].time += 1;
+            }
         });
         story.violates::<Linearizability>("message 2 of room general was seen with two contents");
     }
@@ -368,9 +370,10 @@ mod tests {
     #[test]
     fn two_messages_in_one_place_of_the_log_are_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Acknowledged { call: CallId(2), op, index, .. } => (*op, *index) = (3, 0),
-            _ => {}
+        story.change(|what| {
+            if let What::Acknowledged { call: CallId(2), op, index, .. } = what {
+                (*op, *index) = (3, 0);
+            }
         });
         story.violates::<Linearizability>("two messages were told the same place: op 3, index 0");
     }
@@ -378,9 +381,10 @@ mod tests {
     #[test]
     fn a_log_position_that_contradicts_the_sequence_is_found() {
         let mut story = Story::good();
-        story.change(|what| match what {
-            What::Acknowledged { call: CallId(2), op, .. } => *op = 40,
-            _ => {}
+        story.change(|what| {
+            if let What::Acknowledged { call: CallId(2), op, .. } = what {
+                *op = 40;
+            }
         });
         story.violates::<Linearizability>("goes back at op 40");
     }
