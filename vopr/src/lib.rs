@@ -4,4 +4,11 @@
 //! never on the number of threads, the order in which they finish, or the clock.
 #![forbid(unsafe_code)]
 
+pub mod args;
 pub mod checkers;
+pub mod coverage;
+pub mod progress;
+pub mod report;
+pub mod stats;
+pub mod swarm;
+pub mod tell;

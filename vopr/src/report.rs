@@ -1,0 +1,212 @@
+//! What a swarm came to, told to a person or to a machine.
+
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::args::Args;
+use crate::coverage::Coverage;
+use crate::stats::{Floors, Work};
+use crate::swarm::{Failure, Harvest};
+
+/// Failures that a person is told in full; the others by seed.
+const TOLD: usize = 10;
+/// Seeds are judged by their median from this many on: one seed may well draw a calm world.
+const JUDGED_FROM: usize = 20;
+
+/// Everything to tell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub seeds: usize,
+    pub start: u64,
+    pub plan: String,
+    pub failed: u64,
+    pub failures: Vec<Told>,
+    /// What the median seed did too little of.
+    pub below: Vec<String>,
+    pub work: Work,
+    pub coverage: Coverage,
+    pub gaps: Vec<String>,
+    pub virtual_seconds: u64,
+    pub seconds: f64,
+    pub seeds_per_second: f64,
+    pub cpu_ms_per_seed: Option<f64>,
+}
+
+/// One failure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    pub seed: u64,
+    pub checker: String,
+    pub what: String,
+    pub events: Vec<String>,
+    pub replay: String,
+}
+
+impl Report {
+    #[expect(clippy::cast_precision_loss, reason = "rates for a person; no seed depends on them")]
+    #[must_use]
+    pub fn new(args: &Args, harvest: &Harvest, floors: Floors, elapsed: Duration) -> Self {
+        let seeds = harvest.runs.len();
+        let work = Work::of(&harvest.runs);
+        let seconds = elapsed.as_secs_f64();
+        let cpu = harvest.cpu.filter(|_| seeds > 0);
+        Self {
+            seeds,
+            start: args.start,
+            plan: args.plan.clone(),
+            failed: harvest.failed,
+            failures: told(args, harvest),
+            below: if seeds < JUDGED_FROM { Vec::new() } else { work.below(floors) },
+            work,
+            coverage: harvest.coverage.clone(),
+            gaps: harvest.coverage.gaps(),
+            virtual_seconds: harvest.runs.iter().map(|run| run.virtual_time.as_secs()).sum(),
+            seconds,
+            seeds_per_second: seeds as f64 / seconds.max(0.001),
+            cpu_ms_per_seed: cpu.map(|cpu| cpu.as_secs_f64() * 1000.0 / seeds as f64),
+        }
+    }
+
+    /// Whether every promise held and enough was done.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failed == 0 && self.below.is_empty()
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a report holds nothing that JSON can't say")
+    }
+}
+
+fn told(args: &Args, harvest: &Harvest) -> Vec<Told> {
+    let tell = |seed: u64, checker: &String, failure: Option<&Failure>| Told {
+        seed,
+        checker: checker.clone(),
+        what: failure.map(|failure| failure.what.clone()).unwrap_or_default(),
+        events: failure.map(|failure| failure.events.clone()).unwrap_or_default(),
+        replay: args.replay(seed),
+    };
+    harvest.listed.iter().map(|(seed, checker)| tell(*seed, checker, harvest.failures.get(seed))).collect()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in self.failures.iter().take(TOLD) {
+            write!(f, "{failure}")?;
+        }
+        writeln!(f, "{} seeds from {} on, plan {}", self.seeds, self.start, self.plan)?;
+        writeln!(f, "\nper seed            least      median        most")?;
+        let rows = [
+            ("operations", self.work.operations),
+            ("crashes", self.work.crashes),
+            ("view changes", self.work.view_changes),
+            ("events", self.work.events),
+        ];
+        for (name, spread) in rows {
+            writeln!(f, "{name:<13}{:>12}{:>12}{:>12}", spread.least, spread.median, spread.most)?;
+        }
+        if !self.coverage.is_empty() {
+            write!(f, "\n{}", self.coverage)?;
+        }
+        let cpu = self.cpu_ms_per_seed.map_or(String::new(), |ms| format!(", {ms:.1} ms of CPU each"));
+        let minutes = self.virtual_seconds / 60;
+        writeln!(
+            f,
+            "\n{:.1} s, {:.1} seeds/s{cpu}, {minutes} virtual minutes",
+            self.seconds, self.seeds_per_second
+        )?;
+        for complaint in &self.below {
+            writeln!(f, "TOO LITTLE: {complaint}")?;
+        }
+        match self.failed {
+            0 if self.below.is_empty() => writeln!(f, "every promise held"),
+            0 => Ok(()),
+            failed => writeln!(f, "FAILED: {failed} of {} seeds: {}", self.seeds, self.failed_seeds()),
+        }
+    }
+}
+
+impl Report {
+    /// Failing seeds by checker, for the last line.
+    fn failed_seeds(&self) -> String {
+        let mut list = String::new();
+        for failure in self.failures.iter().take(TOLD * TOLD) {
+            let comma = if list.is_empty() { "" } else { ", " };
+            // Writing to a string can't fail.
+            let _ = write!(list, "{comma}{} ({})", failure.seed, failure.checker);
+        }
+        if self.failures.len() > TOLD * TOLD {
+            list.push_str(", ...");
+        }
+        list
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} broke {}: {}", self.seed, self.checker, self.what)?;
+        for event in &self.events {
+            writeln!(f, "    {event}")?;
+        }
+        writeln!(f, "  replay: {}\n", self.replay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::stats::Stats;
+
+    fn report(failing: &[u64], stats: Stats) -> Report {
+        let args = Args::parse_from(["vopr", "--start", "4"]);
+        let mut harvest = Harvest { runs: vec![stats; JUDGED_FROM], cpu: None, ..Harvest::default() };
+        for seed in failing {
+            let (checker, what) = ("agreement".to_owned(), "two logs".to_owned());
+            let events = vec!["1.5 s  replica 1 crashed".to_owned()];
+            harvest.failures.insert(*seed, Failure { checker: checker.clone(), what, events });
+            harvest.listed.insert(*seed, checker);
+            harvest.failed += 1;
+        }
+        Report::new(&args, &harvest, Floors::SWARM, Duration::from_secs(2))
+    }
+
+    const BUSY: Stats = Stats {
+        operations: 300,
+        crashes: 3,
+        view_changes: 4,
+        events: 9,
+        virtual_time: Duration::from_secs(30),
+    };
+
+    #[test]
+    fn a_failure_is_told_with_its_events_and_the_command_that_replays_it() {
+        let report = report(&[17], BUSY);
+        let told = report.to_string();
+        assert!(told.contains("seed 17 broke agreement: two logs\n    1.5 s  replica 1 crashed\n"), "{told}");
+        assert!(told.contains("  replay: cargo run -p vopr -- --seed 17\n"), "{told}");
+        assert!(told.ends_with("FAILED: 1 of 20 seeds: 17 (agreement)\n"), "{told}");
+        assert!(!report.passed());
+    }
+
+    #[test]
+    fn a_swarm_that_did_too_little_fails_and_says_so() {
+        let report = report(&[], Stats { view_changes: 1, ..BUSY });
+        assert!(!report.passed());
+        assert!(report.to_string().contains("TOO LITTLE: the median seed has 1 view changes, not 2"));
+    }
+
+    #[test]
+    fn a_swarm_without_failures_passes_as_text_and_as_json() {
+        let report = report(&[], BUSY);
+        assert!(report.passed());
+        assert!(report.to_string().ends_with("every promise held\n"));
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["work"]["operations"]["median"], 300);
+        assert_eq!(json["failed"], 0);
+    }
+}

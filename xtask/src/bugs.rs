@@ -1,0 +1,260 @@
+//! Planted bugs: each patch of `vopr/bugs` makes one mistake on purpose, and the swarm must find it.
+//!
+//! The one law: **the working tree is never touched.** A copy of the tracked files is patched, built and run; a seed
+//! that also fails without the patch finds nothing.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use serde_json::Value;
+
+const HELP: &str = "\
+cargo xtask bugs [--only NAME] [--seeds N] [--list]
+
+Applies each patch of vopr/bugs to a copy of the tracked files, one at a time, and lets a swarm look for it.
+Prints which checker found it at which seed, and fails when a bug survives.
+
+  --only NAME   only patches whose name contains NAME (may be given several times)
+  --seeds N     seeds before a bug counts as a survivor [default: 1000]
+  --list        only list the bugs and their hazards";
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Options {
+    only: Vec<String>,
+    seeds: u64,
+    list: bool,
+}
+
+/// A patch and the comment above it.
+#[derive(Debug)]
+struct Bug {
+    name: String,
+    patch: PathBuf,
+    hazard: String,
+    what: String,
+    /// The checkers of which one should notice.
+    expected: String,
+}
+
+/// How a hunt for one bug ended.
+#[derive(Debug)]
+enum Hunt {
+    Found { seed: u64, checker: String },
+    Survived,
+    /// The patch is out of date, or what it gives does not build.
+    Broken(String),
+}
+
+pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    match parse(arguments).and_then(|options| options.map_or(Ok(true), |options| hunt_all(&options))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bugs: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
+    let mut options = Options { seeds: 1000, ..Options::default() };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--only" => options.only.push(value()?),
+            "--seeds" => options.seeds = value()?.parse()?,
+            "--list" => options.list = true,
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return Ok(None);
+            }
+            other => return Err(format!("unknown argument {other}; --help tells which there are").into()),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn hunt_all(options: &Options) -> Outcome<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the workspace has no folder")?;
+    let mut bugs = read_bugs(&root.join("vopr/bugs"))?;
+    bugs.retain(|bug| options.only.is_empty() || options.only.iter().any(|only| bug.name.contains(only)));
+    if options.list {
+        bugs.iter().for_each(|bug| println!("{:<34} {:<10} {}", bug.name, bug.hazard, bug.what));
+        return Ok(true);
+    }
+    let nest = Nest::new(root)?;
+    nest.renew(root)?;
+    let sound = nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
+    println!("{:<34} {:<10} {:>6}  {:<16} {:>7}", "bug", "hazard", "seed", "found by", "seconds");
+    let mut all_found = !bugs.is_empty();
+    for bug in &bugs {
+        let began = Instant::now();
+        nest.renew(root)?;
+        let hunt = nest.hunt(bug, &sound, options.seeds)?;
+        let seconds = began.elapsed().as_secs();
+        println!("{:<34} {:<10} {hunt}  {seconds:>7}{}", bug.name, bug.hazard, surprise(bug, &hunt));
+        all_found &= matches!(hunt, Hunt::Found { .. });
+    }
+    Ok(all_found)
+}
+
+fn surprise(bug: &Bug, hunt: &Hunt) -> String {
+    match hunt {
+        Hunt::Found { checker, .. } if !bug.expected.contains(checker) => {
+            format!("  (expected: {})", bug.expected)
+        }
+        Hunt::Broken(why) => format!("\n    {}", why.trim_end().replace('\n', "\n    ")),
+        _ => String::new(),
+    }
+}
+
+impl fmt::Display for Hunt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { seed, checker } => write!(f, "{seed:>6}  {checker:<16}"),
+            Self::Survived => write!(f, "{:>6}  {:<16}", "-", "SURVIVED"),
+            Self::Broken(_) => write!(f, "{:>6}  {:<16}", "-", "BROKEN PATCH"),
+        }
+    }
+}
+
+/// Reads the patches; above each diff stand lines `Hazard:`, `Bug:` and `Expected:`.
+fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
+    let mut bugs = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let patch = entry?.path();
+        if patch.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        let text = fs::read_to_string(&patch)?;
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.map(|value| value.trim().to_owned()).ok_or(format!("{} has no line {name}", patch.display()))
+        };
+        let (hazard, what, expected) = (field("Hazard:")?, field("Bug:")?, field("Expected:")?);
+        let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        bugs.push(Bug { name, patch, hazard, what, expected });
+    }
+    bugs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(bugs)
+}
+
+/// Where bugs are hatched: a copy of the tracked files, and a build folder that all of them share.
+#[derive(Debug)]
+struct Nest {
+    tree: PathBuf,
+    target: PathBuf,
+}
+
+impl Nest {
+    fn new(root: &Path) -> Outcome<Self> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let nest = Self { tree: target.join("bugs/tree"), target: target.join("bugs/target") };
+        fs::create_dir_all(&nest.tree)?;
+        Ok(nest)
+    }
+
+    /// Makes the copy equal to the tracked files. What is equal already keeps its date, so that little is built.
+    fn renew(&self, root: &Path) -> Outcome<()> {
+        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output()?;
+        if !listed.status.success() {
+            return Err("git does not list the tracked files".into());
+        }
+        let listed = String::from_utf8(listed.stdout)?;
+        let tracked: BTreeSet<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
+        for path in &tracked {
+            let (from, to) = (root.join(path), self.tree.join(path));
+            // A tracked file may have been removed from the working tree.
+            let Ok(wanted) = fs::read(&from) else { continue };
+            if fs::read(&to).ok().as_ref() != Some(&wanted) {
+                fs::create_dir_all(to.parent().ok_or("a file has no folder")?)?;
+                fs::write(&to, wanted)?;
+            }
+        }
+        self.remove_strangers(&self.tree, &tracked)
+    }
+
+    fn remove_strangers(&self, folder: &Path, tracked: &BTreeSet<&str>) -> Outcome<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.strip_prefix(&self.tree)?.to_string_lossy().replace('\\', "/");
+            if path.is_dir() {
+                self.remove_strangers(&path, tracked)?;
+            } else if !tracked.contains(name.as_str()) && name != "Cargo.lock" {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds the swarm of the copy as it is now; the binary gets a name of its own.
+    fn build(&self, name: &str) -> Outcome<PathBuf> {
+        let built = Command::new("cargo")
+            .args(["build", "--quiet", "--package", "vopr"])
+            .current_dir(&self.tree)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .output()?;
+        if !built.status.success() {
+            return Err(String::from_utf8_lossy(&built.stderr).into());
+        }
+        let binary = self.target.join("debug").join(format!("vopr{}", std::env::consts::EXE_SUFFIX));
+        let kept = self.target.join(format!("vopr-{name}{}", std::env::consts::EXE_SUFFIX));
+        fs::copy(binary, &kept)?;
+        Ok(kept)
+    }
+
+    fn hunt(&self, bug: &Bug, sound: &Path, seeds: u64) -> Outcome<Hunt> {
+        // The copy may lie inside the repository; without the ceiling git would look for the files up there.
+        let applied = Command::new("git")
+            .args(["apply", "-C1"])
+            .arg(&bug.patch)
+            .current_dir(&self.tree)
+            .env("GIT_CEILING_DIRECTORIES", self.tree.parent().ok_or("the copy has no folder")?)
+            .output()?;
+        if !applied.status.success() {
+            return Ok(Hunt::Broken(String::from_utf8_lossy(&applied.stderr).into()));
+        }
+        let buggy = match self.build("buggy") {
+            Ok(buggy) => buggy,
+            Err(error) => return Ok(Hunt::Broken(error.to_string())),
+        };
+        let seeds = seeds.to_string();
+        let swarm = Command::new(buggy).args(["--stop-at-first", "--json", "--seeds", &seeds]).output()?;
+        let report: Value = serde_json::from_slice(&swarm.stdout)?;
+        let Some(failure) = report["failures"].get(0) else { return Ok(Hunt::Survived) };
+        let seed = failure["seed"].as_u64().ok_or("the report names no seed")?;
+        let checker = failure["checker"].as_str().ok_or("the report names no checker")?.to_owned();
+        let without = Command::new(sound).args(["--json", "--seed", &seed.to_string()]).output()?;
+        if !without.status.success() {
+            return Err(format!("seed {seed} fails without any planted bug: fix that first").into());
+        }
+        Ok(Hunt::Found { seed, checker })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_planted_bug_says_what_it_does() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vopr/bugs");
+        let bugs = read_bugs(&folder).unwrap();
+        assert!(bugs.iter().all(|bug| bug.hazard.starts_with('H') && bug.what.ends_with('.')));
+    }
+
+    #[test]
+    fn an_unknown_argument_is_refused() {
+        let unknown = parse(["--sedes".to_owned()].into_iter()).unwrap_err();
+        assert!(unknown.to_string().contains("unknown argument --sedes"));
+        assert!(parse(["--seeds".to_owned()].into_iter()).is_err());
+    }
+}
