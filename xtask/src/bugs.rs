@@ -47,7 +47,10 @@ struct Bug {
 /// How a hunt for one bug ended.
 #[derive(Debug)]
 enum Hunt {
-    Found { seed: u64, checker: String },
+    Found {
+        seed: u64,
+        checker: String,
+    },
     Survived,
     /// The patch is out of date, or what it gives does not build.
     Broken(String),
@@ -92,7 +95,8 @@ fn hunt_all(options: &Options) -> Outcome<bool> {
     }
     let nest = Nest::new(root)?;
     nest.renew(root)?;
-    let sound = nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
+    let sound =
+        nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
     println!("{:<34} {:<10} {:>6}  {:<16} {:>7}", "bug", "hazard", "seed", "found by", "seconds");
     let mut all_found = !bugs.is_empty();
     for bug in &bugs {
@@ -137,7 +141,9 @@ fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
         let text = fs::read_to_string(&patch)?;
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));
-            value.map(|value| value.trim().to_owned()).ok_or(format!("{} has no line {name}", patch.display()))
+            value
+                .map(|value| value.trim().to_owned())
+                .ok_or(format!("{} has no line {name}", patch.display()))
         };
         let (hazard, what, expected) = (field("Hazard:")?, field("Bug:")?, field("Expected:")?);
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
