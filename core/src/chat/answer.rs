@@ -113,8 +113,10 @@ fn begin<'a>(
     if let Some(room) = room {
         (head.epoch, head.first, head.head, head.chain) = (room.epoch, room.first, room.head, room.chain);
     }
-    let mut bytes = Vec::with_capacity(ANSWER_HEAD);
-    head.encode(&mut bytes).expect("a Vec is never full");
-    answer.put(&bytes).ok()?;
+    if answer.remaining() < ANSWER_HEAD {
+        return None;
+    }
+    let mut out: &mut dyn PutAnswer = &mut *answer;
+    head.encode(&mut out).expect("there is room");
     Some(Page { answer, start, count: 0 })
 }

@@ -26,6 +26,9 @@ const AUTHOR_MAX: usize = 4 + 4 + 8 + 1 + USER_NAME_MAX;
 const PERSON_MAX: usize = 4 + 4 + 1 + USER_NAME_MAX;
 const STAY: usize = 4 + 4 + 8;
 
+/// No log gets this long; beyond it, sequences could run over.
+const HEAD_MAX: u64 = u64::MAX / 2;
+
 const NEVER_FULL: &str = "a Vec is never full";
 
 /// Bytes of the largest state within these limits.
@@ -110,7 +113,7 @@ fn decode_room(chat: &mut Chat, fields: &mut Reader<'_>) -> Result<(), Malformed
     let (epoch, first, head) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let (chain, anchor) = (Digest(fields.array()?), Digest(fields.array()?));
     require(is_room_name(name) && chat.rooms.find(tenant, name).is_none() && !chat.rooms.is_full())?;
-    require(first >= 1 && head < u64::MAX && first <= head + 1)?;
+    require(first >= 1 && head <= HEAD_MAX && first <= head + 1)?;
     require(first > 1 || anchor == Digest::ZERO)?;
     require(first <= head || anchor == chain)?;
     let id = chat.rooms.add(tenant, name, epoch);

@@ -350,3 +350,54 @@ impl Dedup {
         Hash::new(self.seed).number(u64::from(tenant.0)).bytes(name).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    use zerocopy::FromZeros;
+
+    const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+
+    fn used(unix_ms: u64, number: u64) -> Used {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&number.to_le_bytes());
+        Used { key: Key::new(unix_ms, random).0, ..Used::new_zeroed() }
+    }
+
+    proptest! {
+        /// Full heaps of many authors against lists that are searched from end to end.
+        #[test]
+        fn the_oldest_key_leaves_first(draws in prop::collection::vec((0usize..144, 0u64..300), 1..900)) {
+            let limits = Limits { keys: 128, ..Limits::tiny() };
+            let mut dedup = Dedup::new(&limits, 0);
+            // Author, time and number of each key, by slot.
+            let mut model: Vec<(usize, u64, u64)> = Vec::new();
+            for (number, (author, unix_ms)) in draws.into_iter().enumerate() {
+                // Some authors write far more than others.
+                let (author, number) = (author.isqrt(), number as u64);
+                dedup.insert(TenantId(1), NAMES[author], used(unix_ms, number));
+                let key = (author, unix_ms, number);
+                let keys = model.iter().filter(|key| key.0 == author).count();
+                let over_share = keys == limits.keys_per_author() as usize;
+                if over_share || model.len() == 128 {
+                    let leaving = model.iter().enumerate().filter(|(_, key)| !over_share || key.0 == author);
+                    let (slot, _) = leaving.min_by_key(|(slot, key)| (key.1, *slot)).unwrap();
+                    model[slot] = key;
+                } else {
+                    model.push(key);
+                }
+            }
+            prop_assert_eq!(dedup.len() as usize, model.len());
+            for (slot, (author, unix_ms, number)) in model.into_iter().enumerate() {
+                let key = used(unix_ms, number);
+                prop_assert_eq!(dedup.used()[slot].key, key.key);
+                let found = dedup.find(0, TenantId(1), NAMES[author], Key(key.key));
+                prop_assert_eq!(found.map(|found| found.key), Some(key.key));
+            }
+            let ranks = dedup.links.iter().map(|links| links.rank).max();
+            prop_assert!(ranks < Some(6), "right spines are logarithmic");
+        }
+    }
+}

@@ -148,21 +148,23 @@ impl Chat {
 
     /// The messages of a room that history holds, in ascending order.
     pub fn messages(&self, tenant: TenantId, name: &str) -> impl Iterator<Item = MessageEvent<'_>> {
-        let id = self.rooms.find(tenant, name);
-        let range = id.map_or(1..=0, |id| self.rooms.get(id).first..=self.rooms.get(id).head);
-        range.filter_map(move |seq| {
-            let record = self.history.get(id?, seq)?;
-            match RoomEvent::decode(&mut Reader::new(record)) {
-                Ok(RoomEvent::Message(message)) => Some(message),
-                _ => unreachable!("records are messages that were encoded here or checked"),
-            }
-        })
+        let room = self.rooms.find(tenant, name).map(|id| (id, self.rooms.get(id)));
+        room.into_iter()
+            .flat_map(move |(id, room)| (room.first..=room.head).map(move |seq| self.message(id, seq)))
     }
 
     /// Users present in a room, in order of their names.
     #[must_use]
     pub fn present(&self, tenant: TenantId, name: &str) -> Vec<&str> {
         self.rooms.find(tenant, name).map_or_else(Vec::new, |id| answer::sorted(self, id))
+    }
+
+    fn message(&self, id: RoomId, seq: u64) -> MessageEvent<'_> {
+        let record = self.history.get(id, seq).expect("history holds first to head");
+        match RoomEvent::decode(&mut Reader::new(record)) {
+            Ok(RoomEvent::Message(message)) => message,
+            _ => unreachable!("records are messages that were encoded here, or checked"),
+        }
     }
 
     fn view(&self, id: RoomId) -> RoomView<'_> {

@@ -1,5 +1,7 @@
 //! The machine as a whole: scenarios of single promises, and hazards by their numbers.
 
+mod model;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -340,4 +342,81 @@ fn every_message_chains_to_the_one_before_also_behind_a_cut() {
         message.chain
     });
     assert_eq!(end, room.chain);
+}
+
+#[test]
+fn h44_a_retry_after_a_checkpoint_yields_the_first_result() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    let first = world.one(publish(message(key(0, 1), b"hi")));
+    let bytes = world.encoded();
+    world.chat = Chat::with_seed(Limits::tiny(), 5);
+    world.chat.decode(&bytes).unwrap();
+    let retry = Publish { salt: [9; 16], ..message(key(0, 1), b"hi") };
+    assert_eq!(world.one(publish(retry)), Outcome { duplicate: true, ..first });
+}
+
+#[test]
+fn h45_a_key_that_left_the_table_is_refused_and_not_executed_again() {
+    let mut world = World::new(Limits { keys: 8, ..Limits::tiny() });
+    world.open("r");
+    let users: Vec<String> = (0..10).map(|number| format!("u{number}")).collect();
+    let of = |number: i64| Publish { user: &users[number as usize], ..message(key(number, 1), b"hi") };
+    for number in [3, 1, 0, 2, 4, 5, 6, 7] {
+        assert_eq!(world.one(publish(of(number))).error, None);
+    }
+    assert_eq!(world.chat.usage().key_horizon_ms, 0);
+    assert_eq!(world.one(publish(of(8))).error, None);
+    assert_eq!(world.chat.usage().key_horizon_ms, NOW_MS + 1, "the oldest key by its own time has left");
+    let before = world.encoded();
+    assert_eq!(error(world.one(publish(of(0)))), ErrorCode::KeyTooOld);
+    assert!((1..9).all(|number| world.one(publish(of(number))).duplicate));
+    assert_eq!(world.encoded(), before);
+}
+
+#[test]
+fn h45_who_floods_the_table_moves_their_own_horizon_alone() {
+    let mut world = World::new(Limits { keys: 32, ..Limits::tiny() });
+    world.open("r");
+    let bob = |number| Publish { user: "bob", ..message(key(-20_000, number), b"hi") };
+    assert_eq!(world.one(publish(bob(1))).error, None);
+    let outcomes: Vec<_> =
+        (0..100).map(|number| world.one(publish(message(key(number, 1), b"spam")))).collect();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()));
+    assert_eq!((world.chat.usage().keys, world.chat.usage().key_horizon_ms), (5, 0));
+    assert_eq!(error(world.one(publish(message(key(95, 1), b"spam")))), ErrorCode::KeyTooOld);
+    assert_eq!(error(world.one(publish(message(key(-1, 9), b"new")))), ErrorCode::KeyTooOld);
+    assert!(world.one(publish(message(key(96, 1), b"spam"))).duplicate);
+    assert!(world.one(publish(bob(1))).duplicate);
+    assert_eq!(world.one(publish(bob(2))).error, None, "and bob may use keys from before the flood");
+}
+
+/// Everything as large as it may be, in every table.
+#[test]
+fn the_largest_state_is_as_large_as_was_said() {
+    let limits =
+        Limits { rooms: 3, messages: 80, keys: 16, present: 5, message_bytes: 64 * 1500, ..Limits::tiny() };
+    let mut world = World::new(limits);
+    let room = |number: u8| format!("{number}{}", "r".repeat(ROOM_NAME_MAX - 1));
+    let user = |number: u8| format!("{:0>width$}", number, width = USER_NAME_MAX);
+    let (body, content_type) = (vec![7; limits.body_max as usize], "t".repeat(CONTENT_TYPE_MAX));
+    for number in 0..5 {
+        let (room, user) = (room(number % 3), user(number));
+        world.one(Command::RoomOpen { tenant: TENANT, room: &room, user: &user });
+        let entered = world.one(Command::Enter { tenant: TENANT, room: &room, user: &user });
+        assert_eq!(entered.error, None);
+    }
+    for number in 0..100 {
+        let (room, user) = (room(number % 3), user(number));
+        let (content_type, body) = (&*content_type, &*body);
+        let key = key(i64::from(number), 1);
+        let said = Publish { room: &room, user: &user, content_type, body, ..message(key, b"") };
+        assert_eq!(world.one(publish(said)).error, None);
+    }
+    let usage = world.chat.usage();
+    assert_eq!((usage.rooms, usage.keys, usage.present), (3, 16, 5));
+    let unused = limits.message_bytes - usage.message_bytes;
+    assert!((unused as usize) < limits.record_max());
+    assert_eq!(world.encoded().len() + unused as usize, world.chat.encoded_max());
+    assert!(Chat::new(Limits::dev()).encoded_max() <= 20 << 20);
 }
