@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::wire::chat::{AnswerHead, Key, OUTCOME, Query};
+use crate::wire::chat::{AnswerHead, KIND_MESSAGE, Key, MessageEvent, OUTCOME, Query};
 
 const TENANT: TenantId = TenantId(7);
 const SECOND: u64 = 1_000_000_000;
@@ -123,7 +123,7 @@ fn messages_are_numbered_without_gaps_and_stamped_by_their_place() {
 }
 
 #[test]
-fn a_repeated_key_yields_the_first_result_whatever_the_salt() {
+fn h43_a_retry_through_another_edge_yields_the_first_result() {
     let mut world = World::new(Limits::tiny());
     world.open("r");
     let first = world.one(publish(message(key(0, 1), b"hi")));
