@@ -1,0 +1,407 @@
+//! What may go wrong, and how much of it a seed draws.
+//!
+//! A [`Plan`] says which kinds of trouble a swarm knows; each seed draws its own subset of them and their strengths
+//! (swarm testing: many runs in which a few things fail often find more than one in which everything fails a bit).
+//!
+//! The one law: **every fault is a named knob with a range**, and a knob that is off draws nothing.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::random::{ALWAYS, Ppm, Random};
+
+/// Which kinds of trouble the seeds of a swarm may draw, and how likely each is drawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub name: &'static str,
+    /// Frames lost, doubled, delayed, out of order, replayed.
+    pub frames: Ppm,
+    pub partitions: Ppm,
+    pub crashes: Ppm,
+    /// Crashes that lose what was not durable.
+    pub power: Ppm,
+    pub disks: Ppm,
+    pub pauses: Ppm,
+    pub clocks: Ppm,
+    /// Connections of users break.
+    pub connections: Ppm,
+    pub hostile: Ppm,
+    /// After healing, a minority stays broken.
+    pub broken: Ppm,
+}
+
+impl Plan {
+    /// All of it: what the gate runs.
+    pub const SWARM: Self = Self {
+        name: "swarm",
+        frames: 700_000,
+        partitions: 650_000,
+        crashes: 900_000,
+        power: 600_000,
+        disks: 500_000,
+        pauses: 300_000,
+        clocks: 400_000,
+        connections: 700_000,
+        hostile: 300_000,
+        broken: 300_000,
+    };
+
+    /// Nothing goes wrong.
+    pub const CALM: Self = Self {
+        name: "calm",
+        frames: 0,
+        partitions: 0,
+        crashes: 0,
+        power: 0,
+        disks: 0,
+        pauses: 0,
+        clocks: 0,
+        connections: 0,
+        hostile: 0,
+        broken: 0,
+    };
+
+    /// Crashes and disks only: recovery, write-ahead log, checkpoints.
+    pub const STORAGE: Self =
+        Self { name: "storage", crashes: ALWAYS, power: ALWAYS, disks: ALWAYS, ..Self::CALM };
+
+    /// The network only: view changes and repair without restarts.
+    pub const NETWORK: Self =
+        Self { name: "network", frames: ALWAYS, partitions: ALWAYS, pauses: 500_000, ..Self::CALM };
+
+    /// Edges crash, connections break, users misbehave.
+    pub const EDGE: Self = Self {
+        name: "edge",
+        frames: 300_000,
+        crashes: ALWAYS,
+        connections: ALWAYS,
+        hostile: 700_000,
+        ..Self::CALM
+    };
+
+    pub const ALL: [Self; 5] = [Self::SWARM, Self::CALM, Self::STORAGE, Self::NETWORK, Self::EDGE];
+
+    /// The plan of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|plan| plan.name == name)
+    }
+
+    /// What a seed drew.
+    #[must_use]
+    pub fn draw(&self, seed: u64) -> Drawn {
+        let mut random = Random::new(seed, "plan", 0);
+        let shape = Shape::draw(&mut random);
+        let frames = random.chance(self.frames).then(|| FrameFaults::draw(&mut random));
+        let partitions = random.chance(self.partitions).then(|| Partitions::draw(&mut random));
+        let power = random.chance(self.power);
+        let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
+        let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
+        let pauses = random.chance(self.pauses).then(|| Pauses::draw(&mut random));
+        let clock_offset =
+            if random.chance(self.clocks) { ms(1..=1500, &mut random) } else { Duration::ZERO };
+        let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
+        let hostile = random.chance(self.hostile);
+        let broken = random.chance(self.broken);
+        Drawn {
+            latency: Latency::draw(&mut random),
+            disk: DiskSpeed::draw(&mut random),
+            work: Work::draw(&mut random, hostile),
+            faulty_for: ms(4_000..=12_000, &mut random),
+            shape,
+            frames,
+            partitions,
+            crashes,
+            slow_disk,
+            pauses,
+            clock_offset,
+            breaks,
+            broken,
+        }
+    }
+}
+
+/// Everything that a seed decides before its run begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    pub shape: Shape,
+    pub latency: Latency,
+    pub disk: DiskSpeed,
+    pub work: Work,
+    /// How long the faulty phase lasts at most; work that is done earlier ends it.
+    pub faulty_for: Duration,
+    pub frames: Option<FrameFaults>,
+    pub partitions: Option<Partitions>,
+    pub crashes: Option<Crashes>,
+    pub slow_disk: Option<SlowDisk>,
+    pub pauses: Option<Pauses>,
+    /// Wall clocks are off by up to this, in both directions.
+    pub clock_offset: Duration,
+    /// A user's connection breaks after this long in the mean.
+    pub breaks: Option<Duration>,
+    /// A minority stays broken after the healing.
+    pub broken: bool,
+}
+
+/// The cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub replicas: u8,
+    pub edges: u8,
+    pub pipeline: u8,
+    pub window: u8,
+    pub wal_slots: u32,
+    pub slot_sectors: u32,
+    pub session_lease: Duration,
+}
+
+impl Shape {
+    fn draw(random: &mut Random) -> Self {
+        let pipeline = random.within(2..=8);
+        Self {
+            replicas: *random.pick(&[1, 3, 3, 3, 3, 3, 3, 5, 5, 5]),
+            edges: u8::try_from(random.within(1..=3)).expect("at most 3"),
+            pipeline: u8::try_from(pipeline).expect("at most 8"),
+            window: u8::try_from(random.within(2..=8)).expect("at most 8"),
+            // Small, so that the log wraps often (H33).
+            wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=32)).expect("at most 32"),
+            slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
+            session_lease: ms(1_000..=3_000, random),
+        }
+    }
+}
+
+/// How long a frame is on its way when nothing is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latency {
+    pub base: Duration,
+    pub jitter: Duration,
+    /// One frame in so many takes up to `tail` longer.
+    pub tail_chance: Ppm,
+    pub tail: Duration,
+}
+
+impl Latency {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            base: us(20..=2_000, random),
+            jitter: us(0..=1_000, random),
+            tail_chance: u32::try_from(random.within(0..=20_000)).expect("small"),
+            tail: ms(1..=60, random),
+        }
+    }
+}
+
+/// What happens to single frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameFaults {
+    pub drop: Ppm,
+    pub duplicate: Ppm,
+    /// Recorded and delivered once more after seconds (H08).
+    pub replay: Ppm,
+    pub replay_after: RangeInclusive<Duration>,
+    /// Frames of one link may overtake each other.
+    pub reorder: bool,
+}
+
+impl FrameFaults {
+    fn draw(random: &mut Random) -> Self {
+        let mut ppm = |highest: u64| match random.below(3) {
+            0 => 0,
+            _ => u32::try_from(random.within(0..=highest)).expect("below a million"),
+        };
+        let (drop, duplicate, replay) = (ppm(100_000), ppm(150_000), ppm(150_000));
+        let least = ms(50..=2_000, random);
+        let replay_after = least..=least + ms(0..=4_000, random);
+        Self { drop, duplicate, replay, replay_after, reorder: random.chance(700_000) }
+    }
+}
+
+/// Links that go down together and come back together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    /// Mean time from one to the next.
+    pub every: Duration,
+    pub lasting: RangeInclusive<Duration>,
+    /// How many of them cut in one direction only (H18).
+    pub one_way: Ppm,
+    /// How many aim at the primary.
+    pub at_primary: Ppm,
+}
+
+impl Partitions {
+    fn draw(random: &mut Random) -> Self {
+        let least = ms(20..=400, random);
+        Self {
+            every: ms(600..=3_000, random),
+            lasting: least..=least + ms(100..=3_000, random),
+            one_way: u32::try_from(random.within(0..=600_000)).expect("below a million"),
+            at_primary: u32::try_from(random.within(0..=ALWAYS.into())).expect("a million at most"),
+        }
+    }
+}
+
+/// Processes that end without a word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crashes {
+    /// Mean time from one to the next.
+    pub every: Duration,
+    /// How many lose power: what was not durable survives in part.
+    pub power: Ppm,
+    /// How many hit all replicas at once (H22).
+    pub all: Ppm,
+    pub edges: Ppm,
+    pub at_primary: Ppm,
+    /// How many come in the midst of a turn: after some of its effects, before the others.
+    pub mid_turn: Ppm,
+    /// How many wait for a protocol point: right after a certain frame left.
+    pub aimed: Ppm,
+    /// How many restart at once, before anybody's timeout.
+    pub at_once: Ppm,
+    pub down: RangeInclusive<Duration>,
+}
+
+impl Crashes {
+    fn draw(random: &mut Random, power: bool) -> Self {
+        let mut ppm = |highest: u64| u32::try_from(random.within(0..=highest)).expect("a million at most");
+        let power = if power { ppm(ALWAYS.into()) } else { 0 };
+        let (all, edges, at_primary) = (ppm(250_000), ppm(400_000), ppm(ALWAYS.into()));
+        let (mid_turn, aimed, at_once) = (ppm(ALWAYS.into()), ppm(700_000), ppm(600_000));
+        let least = ms(10..=300, random);
+        Self {
+            every: ms(300..=2_000, random),
+            power,
+            all,
+            edges,
+            at_primary,
+            mid_turn,
+            aimed,
+            at_once,
+            down: least..=least + ms(50..=3_000, random),
+        }
+    }
+}
+
+/// How fast disks are when nothing is wrong with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpeed {
+    pub read: RangeInclusive<Duration>,
+    pub write: RangeInclusive<Duration>,
+    pub flush: RangeInclusive<Duration>,
+}
+
+impl DiskSpeed {
+    fn draw(random: &mut Random) -> Self {
+        let flush = us(50..=3_000, random);
+        Self {
+            read: Duration::from_micros(10)..=Duration::from_micros(200),
+            write: Duration::from_micros(5)..=Duration::from_micros(100),
+            flush: flush..=flush + us(10..=4_000, random),
+        }
+    }
+}
+
+/// One disk that is much slower than its neighbours, for a time (H19).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowDisk {
+    pub replica: u8,
+    pub factor: u32,
+    /// It is slow for this long, then as long as the others.
+    pub spell: Duration,
+}
+
+impl SlowDisk {
+    fn draw(random: &mut Random, replicas: u8) -> Self {
+        Self {
+            replica: u8::try_from(random.below(replicas.into())).expect("below a u8"),
+            factor: u32::try_from(random.within(3..=200)).expect("small"),
+            spell: ms(300..=4_000, random),
+        }
+    }
+}
+
+/// Processes that stand still and go on as if nothing had been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pauses {
+    pub every: Duration,
+    pub lasting: RangeInclusive<Duration>,
+}
+
+impl Pauses {
+    fn draw(random: &mut Random) -> Self {
+        let least = ms(5..=200, random);
+        Self { every: ms(500..=4_000, random), lasting: least..=least + ms(10..=1_500, random) }
+    }
+}
+
+/// What users do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub users: u8,
+    pub rooms: u8,
+    /// Calls of all users together.
+    pub operations: u32,
+    /// Mean time between a user's calls.
+    pub think: Duration,
+    /// Answered publishes that are sent again later, with the same key.
+    pub again: Ppm,
+    /// A user who sends garbage.
+    pub hostile: bool,
+}
+
+impl Work {
+    fn draw(random: &mut Random, hostile: bool) -> Self {
+        Self {
+            users: u8::try_from(random.within(2..=8)).expect("at most 8"),
+            rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
+            operations: u32::try_from(random.within(220..=420)).expect("small"),
+            think: ms(5..=80, random),
+            again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
+            hostile,
+        }
+    }
+}
+
+fn ms(range: RangeInclusive<u64>, random: &mut Random) -> Duration {
+    Duration::from_millis(random.within(range))
+}
+
+fn us(range: RangeInclusive<u64>, random: &mut Random) -> Duration {
+    Duration::from_micros(random.within(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_draws_the_same_world_every_time_and_others_draw_others() {
+        assert_eq!(Plan::SWARM.draw(7), Plan::SWARM.draw(7));
+        assert_ne!(Plan::SWARM.draw(7), Plan::SWARM.draw(8));
+    }
+
+    #[test]
+    fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
+        let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
+        let knobs: [fn(&Drawn) -> bool; 8] = [
+            |drawn| drawn.frames.is_some(),
+            |drawn| drawn.partitions.is_some(),
+            |drawn| drawn.crashes.is_some(),
+            |drawn| drawn.slow_disk.is_some(),
+            |drawn| drawn.pauses.is_some(),
+            |drawn| drawn.clock_offset > Duration::ZERO,
+            |drawn| drawn.breaks.is_some(),
+            |drawn| drawn.work.hostile,
+        ];
+        for (number, knob) in knobs.iter().enumerate() {
+            let on = drawn.iter().filter(|drawn| knob(drawn)).count();
+            assert!((20..200).contains(&on), "knob {number} is on in {on} of 200 seeds");
+        }
+    }
+
+    #[test]
+    fn plans_are_found_by_their_names() {
+        assert!(Plan::ALL.iter().all(|plan| Plan::named(plan.name).as_ref() == Some(plan)));
+        assert_eq!(Plan::named("none"), None);
+    }
+}
