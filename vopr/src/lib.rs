@@ -9,6 +9,7 @@ pub mod checkers;
 pub mod coverage;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod stats;
 pub mod swarm;
 pub mod tell;

@@ -62,6 +62,7 @@ impl Suite {
     pub fn new(setup: Setup) -> Self {
         Self {
             checkers: vec![
+                Box::new(liveness::Liveness::default()),
                 Box::new(agreement::Agreement::default()),
                 Box::new(chain::Chain::new(setup)),
                 Box::new(view::View::default()),
@@ -70,7 +71,6 @@ impl Suite {
                 Box::new(exactly_once::ExactlyOnce::default()),
                 Box::new(delivery::Delivery::default()),
                 Box::new(linearizability::Linearizability::default()),
-                Box::new(liveness::Liveness::default()),
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
             ],
@@ -81,7 +81,10 @@ impl Suite {
         self.checkers.iter_mut().try_for_each(|checker| checker.observe(seen))
     }
 
-    pub fn finish(&mut self, end: &Final) -> Result<(), Violation> {
+    /// The end of the run, if it came to one: a run that never became quiet is the first checker's business.
+    pub fn finish(&mut self, end: Option<&Final>) -> Result<(), Violation> {
+        let nothing = Final::default();
+        let end = end.unwrap_or(&nothing);
         self.checkers.iter_mut().try_for_each(|checker| checker.finish(end))
     }
 

@@ -214,7 +214,7 @@ impl Story {
     pub(super) fn broken_promises(&self) -> Vec<String> {
         let mut suite = Suite::new(SETUP);
         let verdict =
-            self.seen.iter().try_for_each(|seen| suite.observe(seen)).and_then(|()| suite.finish(&self.end));
+            self.seen.iter().try_for_each(|seen| suite.observe(seen)).and_then(|()| suite.finish(Some(&self.end)));
         verdict.err().map(|violation| violation.what).into_iter().collect()
     }
 }
