@@ -22,6 +22,10 @@ fn main() -> ExitCode {
         let complaint = format!("there is no plan {}; there are: {}", args.plan, known.join(", "));
         Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit();
     };
+    if args.scenario.is_some() {
+        let complaint = "scenarios are not served by this build yet";
+        Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit();
+    }
     catch_panics();
     let passed = match args.seed {
         Some(seed) => one(&args, &plan, seed),

@@ -54,7 +54,7 @@ impl Report {
         let cpu = harvest.cpu.filter(|_| seeds > 0);
         Self {
             seeds,
-            start: args.start,
+            start: args.seed.unwrap_or(args.start),
             plan: args.plan.clone(),
             failed: harvest.failed,
             failures: told(args, harvest),

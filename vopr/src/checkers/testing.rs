@@ -213,8 +213,11 @@ impl Story {
     /// The first broken promise that the whole suite finds, if any.
     pub(super) fn broken_promises(&self) -> Vec<String> {
         let mut suite = Suite::new(SETUP);
-        let verdict =
-            self.seen.iter().try_for_each(|seen| suite.observe(seen)).and_then(|()| suite.finish(Some(&self.end)));
+        let verdict = self
+            .seen
+            .iter()
+            .try_for_each(|seen| suite.observe(seen))
+            .and_then(|()| suite.finish(Some(&self.end)));
         verdict.err().map(|violation| violation.what).into_iter().collect()
     }
 }
