@@ -121,10 +121,11 @@ fn tag(place: Place, offset: u64, sector: &[u8]) -> [u8; 16] {
 mod tests {
     use super::*;
     use alloc::vec;
+    use alloc::vec::Vec;
 
     const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
 
-    fn sealed() -> alloc::vec::Vec<u8> {
+    fn sealed() -> Vec<u8> {
         let mut image = vec![0; 2 * SECTOR];
         seal(PLACE, 8192, 5, 3, &[9; PAYLOAD + 10], &mut image);
         image

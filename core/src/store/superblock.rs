@@ -1,8 +1,15 @@
 //! The superblock: what a replica must know before it may speak. Four copies, replaced in two pairs.
 //!
-//! The one law: **a new superblock is written over copies 0 and 1, made durable, then over copies 2 and 3**; so
-//! whatever a crash tears, one pair holds a whole older or newer version. Opening takes the highest sequence of
-//! which at least two copies are whole, or the highest whole one when no two agree (then the crash was between).
+//! The one law: **a new superblock is written over one pair of copies (0 and 1, or 2 and 3), made durable, then over
+//! the other**; so whatever a crash tears, one pair holds a whole older or newer version. Opening takes the highest
+//! sequence of which at least two copies are whole, or the highest whole one when no two agree. The next
+//! replacement begins with the pair that lacks it ([`Superblock::weaker_pair`]):
+//!
+//! ```text
+//! copies 0 1 | 2 3      version 5 everywhere
+//!        6 6 | x x      version 6, crash while its second pair was written; opened as 6
+//!        x x | x x      version 7 must not begin with 0 and 1: a second crash would leave nothing
+//! ```
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -324,6 +331,15 @@ impl Superblock {
         }
     }
 
+    /// The first copy (0 or 2) of the pair that holds this superblock less: the next replacement begins there.
+    #[must_use]
+    pub fn weaker_pair(&self, zone: &[u8]) -> usize {
+        let copies = Self::read_copies(zone);
+        let whole =
+            |pair: usize| copies.iter().skip(pair).take(2).filter(|copy| copy.as_ref() == Ok(self)).count();
+        if whole(2) < whole(0) { 2 } else { 0 }
+    }
+
     /// The head of the log as `log_view` began here.
     #[must_use]
     pub fn suffix_head(&self) -> u64 {
@@ -360,25 +376,37 @@ mod tests {
         superblock
     }
 
-    #[test]
-    fn a_torn_replacement_leaves_the_old_or_the_new_superblock() {
-        let (old, new) = (superblock(5).zone(), superblock(6).zone());
-        let sectors = SUPERBLOCK_ZONE / SECTOR;
-        // The first pair is durable before the second is begun.
-        for (first, second) in [(true, false), (false, true)] {
-            for survivors in 0..1_u32 << (sectors / 2) {
-                let mut zone =
-                    if first { old.clone() } else { [&new[..new.len() / 2], &old[old.len() / 2..]].concat() };
-                for sector in 0..sectors / 2 {
-                    let at = (if second { sectors / 2 } else { 0 } + sector) * SECTOR;
-                    if survivors >> sector & 1 == 1 {
-                        zone[at..at + SECTOR].copy_from_slice(&new[at..at + SECTOR]);
-                    }
-                }
-                let opened = Superblock::open(&zone).unwrap();
-                assert!(opened.sequence == 5 && first || opened.sequence == 6, "{first} {survivors:b}");
+    /// Writes one pair of a replacement; `survivors` says which of its four sectors reach the disk.
+    fn write_pair(zone: &mut [u8], new: &[u8], pair: usize, survivors: u32) {
+        for sector in 0..2 * SUPERBLOCK_COPY_SECTORS {
+            let at = pair * COPY + sector * SECTOR;
+            if survivors >> sector & 1 == 1 {
+                zone[at..at + SECTOR].copy_from_slice(&new[at..at + SECTOR]);
             }
         }
+    }
+
+    /// All ways to tear three replacements in a row, each in its first or its second pair.
+    #[test]
+    fn torn_replacements_leave_the_old_or_the_new_superblock_however_often() {
+        fn tear_again(zone: &[u8], sequence: u64, depth: u32) {
+            let opened = Superblock::open(zone).unwrap();
+            assert!(opened.sequence == sequence || opened.sequence + 1 == sequence);
+            if depth == 0 {
+                return;
+            }
+            let new = superblock(opened.sequence + 1).zone();
+            let first = opened.weaker_pair(zone);
+            for survivors in 0..16 {
+                let mut torn = zone.to_vec();
+                write_pair(&mut torn, &new, first, survivors);
+                tear_again(&torn, opened.sequence + 1, depth - 1);
+                write_pair(&mut torn, &new, first, 15);
+                write_pair(&mut torn, &new, 2 - first, survivors);
+                tear_again(&torn, opened.sequence + 1, depth - 1);
+            }
+        }
+        tear_again(&superblock(5).zone(), 5, 2);
     }
 
     #[test]

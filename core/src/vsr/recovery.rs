@@ -27,6 +27,7 @@ use super::journal::Journal;
 use super::machine::Machine;
 use super::quorum::Quorums;
 use super::replica::{Replica, Status, Timeouts, Timer};
+use super::superblock::Writer;
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
 use crate::pool::{Message, Pool};
@@ -80,6 +81,8 @@ impl<M: Machine> Replica<M> {
             return Err(OpenError::Damaged);
         }
         let slots = config.layout.wal_slots as usize;
+        let first_pair = superblock.weaker_pair(superblock_zone);
+        let superblock = Writer::new(superblock, first_pair);
         let mut replica = Self::new(superblock, machine, pool, timeouts, ChaCha8Rng::from_seed(seed));
         replica.now = now;
         let chunks = replica.superblock.durable().checkpoint.size.div_ceil(replica.chunk_bytes() as u64);

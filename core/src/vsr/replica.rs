@@ -218,13 +218,13 @@ pub struct Replica<M> {
 impl<M: Machine> Replica<M> {
     /// The state before recovery has read anything; see [`super::recovery`].
     pub(super) fn new(
-        superblock: Superblock,
+        superblock: Writer,
         machine: M,
         pool: Pool,
         timeouts: Timeouts,
         random: ChaCha8Rng,
     ) -> Self {
-        let config = superblock.config.clone();
+        let config = superblock.durable().config.clone();
         let root = config.root();
         let replicas = usize::from(config.replica_count);
         Self {
@@ -233,8 +233,8 @@ impl<M: Machine> Replica<M> {
             random,
             timers: Timers::default(),
             status: Status::Recovering,
-            view: superblock.view,
-            log_view: superblock.log_view,
+            view: superblock.durable().view,
+            log_view: superblock.durable().log_view,
             journal: Journal::new(config.layout.wal_slots, &root),
             machine,
             sessions: Sessions::new(config.sessions, config.window),
@@ -268,7 +268,7 @@ impl<M: Machine> Replica<M> {
             now: Now::default(),
             ignored: [0; IGNORED],
             stages: Stages::default(),
-            superblock: Writer::new(superblock),
+            superblock,
             timeouts,
             config,
             pool,

@@ -14,6 +14,8 @@ pub(super) struct Writer {
     durable: Superblock,
     wanted: Superblock,
     under_way: Option<UnderWay>,
+    /// The first copy (0 or 2) of the pair that the next replacement begins with.
+    first_pair: usize,
 }
 
 #[derive(Debug)]
@@ -21,13 +23,15 @@ struct UnderWay {
     next: Superblock,
     /// The first copy of the pair that is being written.
     pair: usize,
+    /// It is the replacement's second pair.
+    second: bool,
     /// Copies of the pair that are not durable yet.
     missing: usize,
 }
 
 impl Writer {
-    pub(super) fn new(durable: Superblock) -> Self {
-        Self { wanted: durable.clone(), durable, under_way: None }
+    pub(super) fn new(durable: Superblock, first_pair: usize) -> Self {
+        Self { wanted: durable.clone(), durable, under_way: None, first_pair }
     }
 
     pub(super) fn durable(&self) -> &Superblock {
@@ -48,7 +52,12 @@ impl Writer {
         if self.under_way.is_none() && self.wanted != self.durable {
             self.wanted.parent = self.durable.digest();
             self.wanted.sequence = self.durable.sequence + 1;
-            self.under_way = Some(UnderWay { next: self.wanted.clone(), pair: 0, missing: 0 });
+            self.under_way = Some(UnderWay {
+                next: self.wanted.clone(),
+                pair: self.first_pair,
+                second: false,
+                missing: 0,
+            });
         }
         let Some(under_way) = &mut self.under_way else { return };
         if under_way.missing > 0 || pool.free(Superblock::COPY) < 2 {
@@ -72,8 +81,8 @@ impl Writer {
         if under_way.missing > 0 {
             return false;
         }
-        if under_way.pair == 0 {
-            under_way.pair = 2;
+        if !under_way.second {
+            (under_way.pair, under_way.second) = (2 - under_way.pair, true);
             self.pump(pool, effects);
             return false;
         }

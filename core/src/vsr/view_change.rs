@@ -227,9 +227,12 @@ impl<M: Machine> Replica<M> {
         }
         let vote = &mut self.view_change.votes[usize::from(from.0)];
         *vote = wanted.max(*vote);
-        // A replica that hears its primary does not join (H18), unless it is the primary itself that asks.
+        // A replica that hears its primary does not join (H18), unless it is the primary itself that asks, or one
+        // that has left our view for good: without the others it would be alone in the newer one for ever.
         let abdicates = from == self.primary_of(self.view) && frame.header.view.get() == self.view;
-        let joins = self.status == Status::ViewChange || self.view_change.asked > self.view || abdicates;
+        let gone_ahead = frame.header.view.get() > self.view;
+        let asking = self.view_change.asked > self.view;
+        let joins = self.status == Status::ViewChange || asking || abdicates || gone_ahead;
         if joins && self.view_change.asked < wanted {
             self.ask_view_change(wanted, effects);
         } else {
@@ -271,8 +274,12 @@ impl<M: Machine> Replica<M> {
         self.heard.clear();
         self.early.clear();
         self.repair.restart();
-        for timer in [Timer::Heartbeat, Timer::PrimarySilent, Timer::Resend, Timer::Repair, Timer::Lease] {
+        for timer in [Timer::Heartbeat, Timer::PrimarySilent, Timer::Resend, Timer::Lease] {
             self.timers.clear(timer);
+        }
+        if self.sync.is_none() {
+            // A state transfer goes on across views, and so does its timer.
+            self.timers.clear(Timer::Repair);
         }
     }
 

@@ -1,6 +1,8 @@
 //! A cluster in one thread: three nodes with memory disks, frames delivered in order, time moved by hand.
 //! Enough to look at one behaviour at a time; worlds in which things break are `io-sim`'s.
 
+#![expect(dead_code, reason = "each test uses another part of it")]
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -28,8 +30,8 @@ pub(crate) struct Outside {
     pub(crate) now: Now,
     pub(crate) disk: Vec<u8>,
     pool: Pool,
-    sent: VecDeque<(Address, Address, Frame)>,
-    submitted: Vec<DiskOp>,
+    pub(crate) sent: VecDeque<(Address, Address, Frame)>,
+    pub(crate) submitted: Vec<DiskOp>,
     pub(crate) stopped: Option<Fatal>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) outside: Vec<Outside>,
     pub(crate) config: ShardConfig,
-    wire: VecDeque<(Address, Address, Frame)>,
+    pub(crate) wire: VecDeque<(Address, Address, Frame)>,
     pub(crate) now: Now,
     /// Links that are cut, one way.
     pub(crate) cut: Vec<(Address, Address)>,
@@ -158,7 +160,7 @@ impl Cluster {
         bytes
     }
 
-    fn turn(&mut self, at: usize, event: Option<Event>) {
+    pub(crate) fn turn(&mut self, at: usize, event: Option<Event>) {
         let Some(node) = &mut self.nodes[at] else { return };
         self.outside[at].now = self.now;
         node.turn(&mut self.outside[at], event.into_iter().map(|event| NodeEvent::Replica(FILE, event)));
@@ -187,7 +189,7 @@ impl Cluster {
         panic!("the cluster never settles");
     }
 
-    fn complete(&mut self, at: usize, op: DiskOp) -> Event {
+    pub(crate) fn complete(&mut self, at: usize, op: DiskOp) -> Event {
         let disk = &mut self.outside[at].disk;
         let (token, read) = match op {
             DiskOp::Read { token, offset, mut into } => {
@@ -206,7 +208,7 @@ impl Cluster {
         Event::Stored { token, result: Ok(read) }
     }
 
-    fn deliver(&mut self, from: Address, to: Address, frame: Frame) {
+    pub(crate) fn deliver(&mut self, from: Address, to: Address, frame: Frame) {
         if self.cut.contains(&(from, to)) {
             return;
         }
@@ -244,7 +246,13 @@ impl Cluster {
         live.filter(|at| self.view(*at).is_primary).max_by_key(|at| self.view(*at).view)
     }
 
-    fn send_request(&mut self, kind: RequestKind, commands: &[u8]) {
+    pub(crate) fn send_request(&mut self, kind: RequestKind, commands: &[u8]) {
+        self.post_request(kind, commands);
+        self.settle();
+    }
+
+    /// Puts a request on the wire to the primary, if there is one.
+    pub(crate) fn post_request(&mut self, kind: RequestKind, commands: &[u8]) {
         let request = RequestHeader {
             client: EDGE.0.into(),
             session: if kind == RequestKind::Register { 0 } else { self.session }.into(),
@@ -255,14 +263,15 @@ impl Cluster {
         };
         let payload = [request.as_bytes(), commands].concat();
         let Some(primary) = self.primary() else { return };
-        let mut draft = self.outside[primary].pool.draft(REQUEST_HEADER + commands.len()).unwrap();
+        let Some(mut draft) = self.outside[primary].pool.draft(REQUEST_HEADER + commands.len()) else {
+            return;
+        };
         draft.extend(&payload).unwrap();
         let mut frame =
             Frame { header: FrameHeader::new(Command::Request, CLUSTER, SHARD), payload: Some(draft.seal()) };
         self.counter += 1;
         frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
         self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
-        self.settle();
     }
 
     pub(crate) fn register(&mut self) {
