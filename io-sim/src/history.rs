@@ -30,7 +30,8 @@ pub enum What {
         parent: Digest,
         entry_view: u64,
     },
-    /// A replica's durable and visible position, after each of its turns in which it changed.
+    /// A replica's durable and visible position, after each of its turns in which it changed. Not while it is
+    /// `Recovering`: until its disk is read it stands nowhere.
     Position {
         replica: ReplicaId,
         incarnation: u64,
@@ -80,7 +81,8 @@ pub enum What {
         call: CallId,
         error: ErrorCode,
     },
-    /// A user's subscription began: the next message delivered must be `next`.
+    /// A user's subscription began: the next message delivered must be `next`. A lost connection ends it
+    /// (`Unsubscribed`); the user who comes back and subscribes from where it was begins anew at that message.
     Subscribed {
         user: UserId,
         room: String,
