@@ -219,7 +219,7 @@ impl<M: Machine> Replica<M> {
         if wanted <= self.view {
             self.ignore(Ignored::OldView);
             return if self.status == Status::Normal {
-                self.send_pong(from, 0, effects)
+                self.send_pong(from, 0, effects);
             };
         }
         if matches!(self.status, Status::Recovering | Status::RecoveringHead) {

@@ -1,7 +1,7 @@
 //! A cluster in one thread: three nodes with memory disks, frames delivered in order, time moved by hand.
 //! Enough to look at one behaviour at a time; worlds in which things break are `io-sim`'s.
 
-#![expect(dead_code, reason = "each test uses another part of it")]
+#![allow(dead_code, reason = "each test uses another part of it")]
 
 use std::collections::VecDeque;
 use std::time::Duration;
