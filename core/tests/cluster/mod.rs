@@ -76,6 +76,8 @@ pub(crate) struct Cluster {
     counter: u64,
     pub(crate) session: u64,
     pub(crate) number: u64,
+    /// Called with true before and with false after each turn of a node.
+    pub(crate) around_turn: fn(bool),
 }
 
 pub(crate) fn replica(at: usize) -> Address {
@@ -84,6 +86,10 @@ pub(crate) fn replica(at: usize) -> Address {
 
 impl Cluster {
     pub(crate) fn new(replicas: u8) -> Self {
+        Self::with_slots(replicas, 32)
+    }
+
+    pub(crate) fn with_slots(replicas: u8, wal_slots: u32) -> Self {
         let limits = Limits::tiny();
         let config = ShardConfig {
             cluster: CLUSTER,
@@ -93,7 +99,7 @@ impl Cluster {
             pipeline: 4,
             sessions: 4,
             window: 4,
-            layout: Layout { wal_slots: 32, slot_sectors: 2, checkpoint_sectors: 2048 },
+            layout: Layout { wal_slots, slot_sectors: 2, checkpoint_sectors: 2048 },
             limits,
         };
         let now = Now { mono: Instant(1_000_000_000), wall: UnixNanos(1_700_000_000_000_000_000) };
@@ -117,6 +123,7 @@ impl Cluster {
             counter: 0,
             session: 0,
             number: 0,
+            around_turn: |_| {},
         };
         for at in 0..usize::from(replicas) {
             cluster.start(at);
@@ -163,7 +170,9 @@ impl Cluster {
     pub(crate) fn turn(&mut self, at: usize, event: Option<Event>) {
         let Some(node) = &mut self.nodes[at] else { return };
         self.outside[at].now = self.now;
+        (self.around_turn)(true);
         node.turn(&mut self.outside[at], event.into_iter().map(|event| NodeEvent::Replica(FILE, event)));
+        (self.around_turn)(false);
     }
 
     /// Delivers and completes until nothing is left to do at this moment.
@@ -171,8 +180,9 @@ impl Cluster {
         for _ in 0..100_000 {
             let mut idle = true;
             for at in 0..self.nodes.len() {
-                for op in std::mem::take(&mut self.outside[at].submitted) {
+                while !self.outside[at].submitted.is_empty() {
                     idle = false;
+                    let op = self.outside[at].submitted.remove(0);
                     let event = self.complete(at, op);
                     self.turn(at, Some(event));
                 }
@@ -272,6 +282,18 @@ impl Cluster {
         self.counter += 1;
         frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
         self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
+    }
+
+    /// Renews the session's lease.
+    pub(crate) fn ping(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let mut frame =
+            Frame { header: FrameHeader::new(Command::PingClient, CLUSTER, SHARD), payload: None };
+        frame.header.a = self.session.into();
+        self.counter += 1;
+        frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
+        self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
+        self.settle();
     }
 
     pub(crate) fn register(&mut self) {
