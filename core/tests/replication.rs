@@ -5,6 +5,8 @@ mod cluster;
 use std::time::Duration;
 
 use cluster::{Cluster, replica, say};
+use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::offline::Stopped;
 use tigerchat_core::vsr::replica::Status;
 
 const LONG: Duration = Duration::from_secs(3);
@@ -162,5 +164,29 @@ fn h18_every_pattern_of_one_way_links_leads_to_service_after_healing_and_never_t
         cluster.pass(Duration::from_millis(500));
         assert_eq!(cluster.statuses(), [Status::Normal; 3], "pattern {pattern:06b}");
         assert_same_state(&cluster);
+    }
+}
+
+#[test]
+fn a_stopped_replica_reads_as_it_was_and_its_file_is_not_changed() {
+    let mut cluster = ready(3);
+    for number in 1..=77 {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(Duration::from_millis(100));
+    for at in 0..3 {
+        let disk = &cluster.outside[at].disk;
+        let stopped = Stopped::read(&mut |offset, into: &mut [u8]| {
+            let from = usize::try_from(offset).unwrap();
+            into.copy_from_slice(&disk[from..from + into.len()]);
+            true
+        })
+        .unwrap();
+        assert_eq!(stopped.executed(), cluster.view(at).commit);
+        let mut state = Vec::new();
+        stopped.chat().encode(&mut state);
+        assert_eq!(state, cluster.state(at));
+        let checkpoint = cluster.view(at).checkpoint;
+        assert_eq!(stopped.log().count() as u64, cluster.view(at).op - checkpoint);
     }
 }

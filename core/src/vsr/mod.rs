@@ -13,6 +13,7 @@ mod feed;
 mod journal;
 pub mod machine;
 mod normal;
+pub mod offline;
 pub mod quorum;
 mod recovery;
 mod repair;

@@ -23,7 +23,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::PIPELINE_MAX;
-use super::journal::Journal;
+use super::journal::{Journal, SlotState};
 use super::machine::Machine;
 use super::quorum::Quorums;
 use super::replica::{Replica, Status, Timeouts, Timer};
@@ -312,5 +312,22 @@ impl<M: Machine> Replica<M> {
             self.ask_view_change(self.view + 1, effects);
             self.look_for_primary(effects);
         }
+    }
+
+    /// Offline: executes the log to its head, whether or not all of it is known to be committed.
+    pub(super) fn execute_to_head(&mut self) -> Effects {
+        let mut effects = Effects::new();
+        self.status = Status::Normal;
+        self.commit_max = self.journal.head;
+        self.turn_ended(self.now, &mut effects);
+        effects
+    }
+
+    /// Offline: the log above an op, ascending, and whether each entry is whole here.
+    pub(super) fn log_above(&self, base: u64) -> impl Iterator<Item = (EntryHeader, Digest, bool)> + '_ {
+        (base + 1..=self.journal.head).filter_map(|op| {
+            let slot = self.journal.get(op)?;
+            Some((slot.header?, slot.digest?, slot.state() == SlotState::Clean))
+        })
     }
 }
