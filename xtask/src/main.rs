@@ -1,26 +1,53 @@
-//! Chores of the repository.
+//! Chores of the repository: `cargo xtask COMMAND`.
 #![forbid(unsafe_code)]
 
 mod bugs;
+mod errors;
+mod purity;
+mod repository;
+mod tidy;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+
+use repository::{Outcome, root};
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  bugs   plants each bug of vopr/bugs, one at a time, and lets the swarm find it";
+  bugs     plants each bug of vopr/bugs, one at a time, and lets the swarm find it
+  ci       runs .ci/run, the gate of every change; `ci fast` is its quick part
+  errors   writes docs/errors.md from the registry; with --check only compares
+  purity   checks that core cannot reach a clock, a socket, a thread or the operating system
+  tidy     checks lengths, leftovers, silenced lints and traces of one machine";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    match arguments.next().as_deref() {
-        Some("bugs") => bugs::run(arguments),
+    let command = arguments.next();
+    if command.as_deref() == Some("bugs") {
+        return bugs::run(arguments);
+    }
+    let arguments: Vec<String> = arguments.collect();
+    let outcome = match command.as_deref() {
+        Some("ci") => ci(&arguments),
+        Some("errors") => errors::run(&arguments),
+        Some("purity") => purity::run(&arguments),
+        Some("tidy") => tidy::run(&arguments),
         Some("--help" | "-h") | None => {
             println!("{HELP}");
-            ExitCode::SUCCESS
+            Ok(true)
         }
-        Some(other) => {
-            eprintln!("unknown command {other}\n\n{HELP}");
+        Some(other) => Err(format!("unknown command {other}\n\n{HELP}").into()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+fn ci(arguments: &[String]) -> Outcome<bool> {
+    Ok(Command::new("bash").arg(".ci/run").args(arguments).current_dir(root()).status()?.success())
 }
