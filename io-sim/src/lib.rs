@@ -8,10 +8,20 @@
 //! table in random order; every random number comes from a stream that the seed and a purpose name.
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod disk;
 pub mod faults;
+pub mod gateway;
 pub mod history;
+pub mod network;
+pub mod observer;
+pub mod process;
 pub mod random;
 pub mod report;
+mod run;
+mod trouble;
+pub mod users;
+pub mod world;
 
 use std::ops::ControlFlow;
 
@@ -19,16 +29,10 @@ use tigerchat_core::types::TenantId;
 
 pub use faults::Plan;
 pub use report::{Fate, FrameCounts, RunReport};
+pub use run::run;
 
 /// The tenant of all rooms of simulated worlds.
 pub const TENANT: TenantId = TenantId(1);
 
 /// Hears each observation as it is made; says when it has had enough.
 pub type Observer<'a> = dyn FnMut(&history::Observation) -> ControlFlow<()> + 'a;
-
-/// Runs one seed of a plan. A panic in the system under test unwinds through here; nothing is shared with other
-/// runs, so that catching it is sound.
-pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
-    let _ = (plan.draw(seed), observer);
-    RunReport::default()
-}

@@ -1,0 +1,113 @@
+//! Turns what a process did into what an observer may see: after each turn the replica's position and what it
+//! executed, at the end what it holds.
+//!
+//! The one law: **the system under test never knows that it is observed.** Everything here reads.
+
+use std::collections::BTreeSet;
+
+use tigerchat_core::chat::Chat;
+use tigerchat_core::types::ReplicaId;
+use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::replica::{Replica, Status, View};
+use tigerchat_core::wire::chat::MessageEvent;
+use tigerchat_core::wire::entry::Digest;
+
+use crate::TENANT;
+use crate::history::{FinalReplica, FinalRoom, SeenMessage, What};
+
+/// What was last seen of one replica.
+#[derive(Debug, Default)]
+pub struct Watch {
+    last: Option<View>,
+    /// The last op whose execution was told.
+    executed: u64,
+    checkpoint: u64,
+}
+
+impl Watch {
+    /// The process ended: what it executes next begins after its checkpoint.
+    pub fn restarted(&mut self) {
+        self.last = None;
+        self.executed = 0;
+    }
+
+    /// Compares with the last look. Also collects the views in which a replica was normal.
+    pub fn look(
+        &mut self,
+        id: ReplicaId,
+        replica: &Replica<Chat>,
+        views: &mut BTreeSet<u64>,
+        mut tell: impl FnMut(What),
+    ) {
+        let now = replica.observe();
+        if self.last == Some(now) || now.status == Status::Recovering {
+            return;
+        }
+        if now.status == Status::Normal {
+            views.insert(now.view);
+        }
+        let moved = self.last.is_none_or(|last| position(&last) != position(&now));
+        if moved {
+            let View { incarnation, view, log_view, op, commit, checkpoint, .. } = now;
+            tell(What::Position { replica: id, incarnation, view, log_view, op, commit, checkpoint });
+        }
+        let from = if self.last.is_none() { now.checkpoint } else { self.executed };
+        for op in from + 1..=now.commit {
+            // What came with a checkpoint was executed elsewhere.
+            let Some((header, entry)) = replica.committed(op) else { continue };
+            let entry_view = header.view.get();
+            tell(What::Executed { replica: id, op, entry, parent: header.parent, entry_view });
+        }
+        self.executed = now.commit;
+        if now.checkpoint > self.checkpoint {
+            self.checkpoint = now.checkpoint;
+            tell(What::Checkpointed { replica: id, op: now.checkpoint, state: now.checkpoint_digest });
+        }
+        self.last = Some(now);
+    }
+}
+
+fn position(view: &View) -> (u64, u64, u64, u64, u64, u64) {
+    (view.incarnation, view.view, view.log_view, view.op, view.commit, view.checkpoint)
+}
+
+/// What a replica holds at the end.
+#[must_use]
+pub fn final_of(id: ReplicaId, replica: &Replica<Chat>) -> FinalReplica {
+    let chat = replica.machine();
+    let mut encoded = Vec::new();
+    chat.encode(&mut encoded);
+    let rooms = chat.rooms().map(|room| FinalRoom {
+        room: room.name.to_owned(),
+        epoch: room.epoch,
+        first: room.first,
+        head: room.head,
+        messages: chat.messages(TENANT, room.name).map(seen).collect(),
+        present: chat.present(TENANT, room.name).into_iter().map(str::to_owned).collect(),
+    });
+    FinalReplica {
+        replica: id,
+        commit: replica.observe().commit,
+        state: Digest::of(&encoded),
+        rooms: rooms.collect(),
+    }
+}
+
+/// A message as a client saw it.
+#[must_use]
+pub fn seen(message: MessageEvent<'_>) -> SeenMessage {
+    SeenMessage {
+        room: message.room.to_owned(),
+        epoch: message.epoch,
+        seq: message.seq,
+        time: message.time,
+        author: message.author.to_owned(),
+        key: message.key,
+        kind: message.kind,
+        parent: message.parent,
+        content_type: message.content_type.to_owned(),
+        salt: message.salt,
+        chain: message.chain,
+        body: message.body.to_vec(),
+    }
+}

@@ -1,0 +1,63 @@
+//! One run: trouble, healing, quiet.
+
+use std::time::Duration;
+
+use tigerchat_core::types::Instant;
+
+use crate::Observer;
+use crate::faults::Plan;
+use crate::history::What;
+use crate::report::RunReport;
+use crate::world::World;
+
+/// How long after the healing all outstanding work may take.
+const BOUND: Duration = Duration::from_secs(60);
+/// How often the run looks whether its users are done.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs one seed of a plan. A panic in the system under test unwinds through here; nothing is shared with other
+/// runs, so that catching it is sound.
+pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
+    let drawn = plan.draw(seed);
+    let faulty_for = drawn.faulty_for;
+    let lease = drawn.shape.session_lease;
+    let mut world = World::new(drawn, seed, observer);
+    world.begin_users();
+    world.begin_trouble();
+    world.run_until(Instant(0).after(faulty_for));
+    world.heal();
+    let healed = world.now;
+    let quiet = become_quiet(&mut world, healed);
+    if quiet {
+        world.observe(What::Quiet);
+        // Leases of edges that died run out, and the last commits reach everybody.
+        world.run_until(world.now.after(2 * lease + Duration::from_secs(1)));
+    }
+    let end = (quiet && !world.stopped).then(|| world.end(&world.core));
+    let virtual_time = world.now.since(Instant(0));
+    world.close();
+    RunReport {
+        operations: world.users.operations,
+        crashes: world.crashes,
+        view_changes: world.views.iter().filter(|view| **view > 0).count() as u64,
+        frames: world.network.counts().clone(),
+        starved: world.starved(),
+        virtual_time,
+        events: world.events,
+        digest: world.digest(),
+        leak: world.leak.take(),
+        end,
+        stopped: world.stopped,
+    }
+}
+
+/// Whether everybody got everything within the bound.
+fn become_quiet(world: &mut World<'_>, healed: Instant) -> bool {
+    while !world.stopped && world.now <= healed.after(BOUND) {
+        world.run_until(world.now.after(LOOK));
+        if world.users.are_done() && world.has_converged() {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,253 @@
+//! What goes wrong over time: crashes, partitions, pauses, slow disks; and the end of it.
+//!
+//! The one law: **trouble comes as events, and after the healing none comes to the core any more**, while the rest
+//! of the world stays as broken as it is.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tigerchat_core::types::Instant;
+use tigerchat_core::wire::frame::Command;
+
+use crate::faults::Crashes;
+use crate::history::What;
+use crate::network::Place;
+use crate::process::TrapAt;
+use crate::random::Ppm;
+use crate::world::{Event, World};
+
+/// Something goes wrong, or right again.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    Crash,
+    Partition,
+    Mend(Vec<(Place, Place)>),
+    Pause,
+    SlowDisk,
+    FastDisk,
+}
+
+/// Points of the protocol at which a crash is told apart by what had left before it.
+const AIMS: [Command; 12] = [
+    Command::Prepare,
+    Command::PrepareOk,
+    Command::Commit,
+    Command::StartViewChange,
+    Command::DoViewChange,
+    Command::StartView,
+    Command::RequestStartView,
+    Command::Headers,
+    Command::Reply,
+    Command::Committed,
+    Command::Block,
+    Command::Pong,
+];
+
+/// Starts that end before they are through.
+const CRASH_WHILE_STARTING: Ppm = 150_000;
+
+impl World<'_> {
+    /// The first trouble of each kind that was drawn.
+    pub(crate) fn begin_trouble(&mut self) {
+        let kinds = [
+            (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
+            (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
+            (self.drawn.pauses.as_ref().map(|knob| knob.every), Trouble::Pause),
+            (self.drawn.slow_disk.as_ref().map(|knob| knob.spell), Trouble::SlowDisk),
+        ];
+        for (mean, trouble) in kinds {
+            if let Some(mean) = mean {
+                self.trouble_after(mean, trouble);
+            }
+        }
+    }
+
+    fn trouble_after(&mut self, mean: Duration, trouble: Trouble) {
+        let at = self.now.after(self.random.waiting(mean));
+        self.schedule(at, Event::Trouble(trouble));
+    }
+
+    pub(crate) fn make_trouble(&mut self, trouble: Trouble) {
+        if let Trouble::Mend(links) = &trouble {
+            return links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, false));
+        }
+        if self.healed {
+            return;
+        }
+        match trouble {
+            Trouble::Crash => self.some_crash(),
+            Trouble::Partition => self.some_partition(),
+            Trouble::Mend(_) => {}
+            Trouble::Pause => self.some_pause(),
+            Trouble::SlowDisk => self.change_disk(true),
+            Trouble::FastDisk => self.change_disk(false),
+        }
+    }
+
+    fn some_crash(&mut self) {
+        let Some(knobs) = self.drawn.crashes.clone() else { return };
+        self.trouble_after(knobs.every, Trouble::Crash);
+        let power = self.random.chance(knobs.power);
+        if self.random.chance(knobs.all) {
+            for place in 0..self.replicas() {
+                self.fall(place, power);
+            }
+            return;
+        }
+        if self.random.chance(knobs.edges) {
+            let edge = self.replicas() + self.random.index(self.edges());
+            return self.fall(edge, false);
+        }
+        let place = self.victim(knobs.at_primary);
+        match self.point(&knobs) {
+            Some(at) => self.set_trap(place, at, power),
+            None => self.fall(place, power),
+        }
+    }
+
+    /// Where in its coming turns a process is to crash; `None`: at once.
+    fn point(&mut self, knobs: &Crashes) -> Option<TrapAt> {
+        let few = |most, random: &mut crate::random::Random| {
+            u32::try_from(random.within(1..=most)).expect("a small number")
+        };
+        if self.random.chance(knobs.aimed) {
+            let command = *self.random.pick(&AIMS);
+            return Some(TrapAt::Sent(command, few(5, &mut self.random)));
+        }
+        if self.random.chance(knobs.mid_turn) {
+            return Some(if self.random.chance(300_000) {
+                TrapAt::Written(few(4, &mut self.random))
+            } else {
+                TrapAt::Effects(few(10, &mut self.random))
+            });
+        }
+        None
+    }
+
+    fn victim(&mut self, at_primary: Ppm) -> Place {
+        let any = self.random.index(self.replicas());
+        let wanted = self.random.chance(at_primary);
+        self.primary().filter(|_| wanted).unwrap_or(any)
+    }
+
+    /// Crashes a process and says when it comes back.
+    pub(crate) fn fall(&mut self, place: Place, power: bool) {
+        self.crash(place, power);
+        if self.healed {
+            return;
+        }
+        let Some(knobs) = self.drawn.crashes.clone() else { return };
+        let delay = if self.random.chance(knobs.at_once) {
+            Duration::from_micros(self.random.within(0..=3_000))
+        } else {
+            self.random.duration(&knobs.down)
+        };
+        self.start_after(place, delay);
+    }
+
+    /// A process starts; perhaps it will not get far.
+    pub(crate) fn start_in_trouble(&mut self, place: Place) {
+        self.start(place);
+        let Some(knobs) = self.drawn.crashes.clone().filter(|_| !self.healed) else { return };
+        if self.now > Instant(100_000_000) && self.random.chance(CRASH_WHILE_STARTING) {
+            let power = self.random.chance(knobs.power);
+            let effects = u32::try_from(self.random.within(1..=60)).expect("small");
+            self.set_trap(place, TrapAt::Effects(effects), power);
+        }
+    }
+
+    fn some_partition(&mut self) {
+        let Some(knobs) = self.drawn.partitions.clone() else { return };
+        self.trouble_after(knobs.every, Trouble::Partition);
+        let one_way = self.random.chance(knobs.one_way);
+        let victim = self.victim(knobs.at_primary);
+        let places = self.processes.len();
+        let sides: Vec<bool> = if self.random.chance(300_000) {
+            (0..places).map(|_| self.random.chance(500_000)).collect()
+        } else {
+            // Edges still reach the one that its peers can't, half of the time.
+            let edges_too = self.random.chance(500_000);
+            let replicas = self.replicas();
+            (0..places).map(|place| place == victim || (place >= replicas && !edges_too)).collect()
+        };
+        let outward = self.random.chance(500_000);
+        let pairs = (0..places).flat_map(|from| (0..places).map(move |to| (from, to)));
+        let cut = pairs.filter(|(from, to)| {
+            let crosses = sides[*from] != sides[*to];
+            crosses && (!one_way || sides[*from] == outward)
+        });
+        let links: Vec<(Place, Place)> = cut.collect();
+        links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, true));
+        let end = self.now.after(self.random.duration(&knobs.lasting));
+        self.schedule(end, Event::Trouble(Trouble::Mend(links)));
+    }
+
+    fn some_pause(&mut self) {
+        let Some(knobs) = self.drawn.pauses.clone() else { return };
+        self.trouble_after(knobs.every, Trouble::Pause);
+        let place = self.random.index(self.processes.len());
+        let end = self.now.after(self.random.duration(&knobs.lasting));
+        self.processes[place].paused_until = end;
+    }
+
+    fn change_disk(&mut self, slow: bool) {
+        let Some(knobs) = self.drawn.slow_disk.clone() else { return };
+        let next = if slow { Trouble::FastDisk } else { Trouble::SlowDisk };
+        self.trouble_after(knobs.spell, next);
+        if let Some(disk) = &mut self.processes[usize::from(knobs.replica)].disk {
+            disk.slowness = if slow { knobs.factor } else { 1 };
+        }
+    }
+
+    /// A quorum of replicas and all edges are made whole for good. In some worlds the others stay broken.
+    pub(crate) fn heal(&mut self) {
+        self.healed = true;
+        let replicas = self.replicas();
+        let quorum = replicas / 2 + 1;
+        let mut healthy: Vec<Place> = (0..replicas).collect();
+        if self.drawn.broken {
+            while healthy.len() > quorum {
+                let lost = healthy.remove(self.random.index(healthy.len()));
+                self.break_for_good(lost);
+            }
+        }
+        self.core = healthy.iter().copied().collect();
+        let edges = replicas..self.processes.len();
+        let sound: BTreeSet<Place> = healthy.into_iter().chain(edges).collect();
+        for one in &sound {
+            for other in sound.iter().filter(|other| *other > one) {
+                self.network.heal(*one, *other);
+            }
+        }
+        for place in sound {
+            let process = &mut self.processes[place];
+            process.trap = None;
+            process.paused_until = self.now;
+            if let Some(disk) = &mut process.disk {
+                disk.slowness = 1;
+            }
+            if !process.is_up() {
+                self.start(place);
+            }
+        }
+        self.observe(What::Healed);
+    }
+
+    fn break_for_good(&mut self, place: Place) {
+        match self.random.below(4) {
+            0 => {
+                self.crash(place, true);
+                // Whoever was about to start it finds another life.
+                self.processes[place].life += 1;
+            }
+            1 => self.network.set_isolated(place, true),
+            // It hears nobody, or nobody hears it.
+            direction => {
+                for other in (0..self.processes.len()).filter(|other| *other != place) {
+                    let (from, to) = if direction == 2 { (place, other) } else { (other, place) };
+                    self.network.set_cut(from, to, true);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! The world: one queue of events, and the processes, links, disks and users that they happen to.
+//!
+//! The one law: **events happen in the order of (virtual time, sequence number), and nothing happens outside of
+//! one.** Nothing ticks while nothing happens: an idle minute costs nothing.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::io::{Effects, Fatal};
+use tigerchat_core::node::Node;
+use tigerchat_core::pool::{Class, Pool};
+use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
+use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Timeouts, View, pool_classes};
+use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER};
+use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
+
+use crate::Observer;
+use crate::clock::Skew;
+use crate::disk::{Disk, Step, Ticket};
+use crate::faults::{Drawn, Shape};
+use crate::gateway::Gateway;
+use crate::history::{Final, Observation, What};
+use crate::network::{Network, Place};
+use crate::observer::{Watch, final_of};
+use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
+use crate::random::Random;
+use crate::trouble::Trouble;
+use crate::users::Users;
+
+pub const CLUSTER: ClusterId = ClusterId(0x7167_6572_c4a7);
+pub const SHARD: ShardId = ShardId(1);
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event {
+    /// A process handles what came in, and its deadlines.
+    Turn(Place),
+    /// A frame reaches its receiver.
+    Arrival {
+        from: Place,
+        to: Place,
+        command: Command,
+        bytes: Bytes,
+    },
+    Disk {
+        place: Place,
+        ticket: Ticket,
+    },
+    /// A process learns that another is gone.
+    Reset {
+        place: Place,
+        peer: Place,
+        address: Address,
+    },
+    Start {
+        place: Place,
+        life: u64,
+    },
+    /// A user wanted to be woken.
+    User(usize),
+    Trouble(Trouble),
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Instant,
+    sequence: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// See the module.
+pub struct World<'a> {
+    pub now: Instant,
+    pub drawn: Drawn,
+    pub processes: Vec<Process>,
+    pub network: Network,
+    pub users: Users,
+    /// For everything that goes wrong over time.
+    pub(crate) random: Random,
+    /// Faults have ended for these processes, for good.
+    pub(crate) core: BTreeSet<Place>,
+    pub(crate) healed: bool,
+    pub crashes: u64,
+    /// Views in which some replica was normal.
+    pub views: BTreeSet<u64>,
+    pub leak: Option<String>,
+    /// The observer had enough.
+    pub stopped: bool,
+    pub events: u64,
+    /// Chained over all events; made a digest at the end.
+    trace: u64,
+    config: ShardConfig,
+    watches: Vec<Watch>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    sequence: u64,
+    arrivals: Vec<Instant>,
+    observer: &'a mut Observer<'a>,
+}
+
+impl std::fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "World(at {:?}, {} events)", self.now, self.events)
+    }
+}
+
+impl<'a> World<'a> {
+    /// A world in which every process is about to start.
+    #[must_use]
+    pub fn new(drawn: Drawn, seed: u64, observer: &'a mut Observer<'a>) -> Self {
+        let config = shard_config(&drawn.shape);
+        let mut random = Random::new(seed, "world", 0);
+        let replicas = usize::from(drawn.shape.replicas);
+        let places = replicas + usize::from(drawn.shape.edges);
+        let processes = (0..places)
+            .map(|place| {
+                let skew = Skew::draw(drawn.clock_offset, &mut random);
+                match place.checked_sub(replicas) {
+                    None => replica_process(place, &config, &drawn, skew, seed),
+                    Some(edge) => Process::new(Role::Edge(edge), Pool::new(&edge_classes()), None, skew),
+                }
+            })
+            .collect();
+        let network = Network::new(
+            places,
+            drawn.latency.clone(),
+            drawn.frames.clone(),
+            Random::new(seed, "network", 0),
+        );
+        let mut world = Self {
+            now: Instant(0),
+            users: Users::new(&drawn, seed),
+            drawn,
+            processes,
+            network,
+            random,
+            core: BTreeSet::new(),
+            healed: false,
+            crashes: 0,
+            views: BTreeSet::new(),
+            leak: None,
+            stopped: false,
+            events: 0,
+            trace: seed,
+            config,
+            watches: std::iter::repeat_with(Watch::default).take(replicas).collect(),
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            arrivals: Vec::new(),
+            observer,
+        };
+        for place in 0..places {
+            let at = world.soon(Duration::from_millis(3));
+            world.schedule(at, Event::Start { place, life: 0 });
+        }
+        world
+    }
+
+    /// Lets everything happen until then, or until the observer has had enough.
+    pub fn run_until(&mut self, end: Instant) {
+        while !self.stopped
+            && let Some(Reverse(next)) = self.queue.peek()
+            && next.at <= end
+        {
+            let Some(Reverse(next)) = self.queue.pop() else { return };
+            self.now = next.at;
+            self.happen(next.event);
+        }
+        self.now = self.now.max(end);
+    }
+
+    pub fn schedule(&mut self, at: Instant, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse(Scheduled { at: at.max(self.now), sequence: self.sequence, event }));
+    }
+
+    /// Some time from now on, within `most`.
+    pub fn soon(&mut self, most: Duration) -> Instant {
+        self.now.after(self.random.duration(&(Duration::ZERO..=most)))
+    }
+
+    /// Tells the observer.
+    pub fn observe(&mut self, what: What) {
+        if self.stopped {
+            return;
+        }
+        let seen = Observation { at: self.now, what };
+        self.stopped = (self.observer)(&seen) == ControlFlow::Break(());
+    }
+
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        usize::from(self.drawn.shape.replicas)
+    }
+
+    #[must_use]
+    pub fn edges(&self) -> usize {
+        usize::from(self.drawn.shape.edges)
+    }
+
+    /// Where a replica stands, if it is up.
+    #[must_use]
+    pub fn view_of(&self, place: Place) -> Option<View> {
+        Some(self.replica(place)?.observe())
+    }
+
+    pub(crate) fn replica(&self, place: Place) -> Option<&Replica<Chat>> {
+        self.processes[place].node.as_ref()?.replica(process::FILE)
+    }
+
+    /// Whether the healed replicas stand at the same op.
+    #[must_use]
+    pub fn has_converged(&self) -> bool {
+        let mut commits =
+            self.core.iter().map(|place| self.view_of(*place).map(|view| (view.op, view.commit)));
+        let first = commits.next().flatten();
+        first.is_some_and(|(op, commit)| op == commit) && commits.all(|other| other == first)
+    }
+
+    /// The primary of the highest view, if it is up.
+    #[must_use]
+    pub fn primary(&self) -> Option<Place> {
+        let views = (0..self.replicas()).filter_map(|place| Some((self.view_of(place)?, place)));
+        views.filter(|(view, _)| view.is_primary).max_by_key(|(view, _)| view.view).map(|(_, place)| place)
+    }
+
+    /// What the given replicas hold, and who is connected where.
+    #[must_use]
+    pub fn end(&self, places: &BTreeSet<Place>) -> Final {
+        let replicas = places.iter().filter_map(|place| match self.processes[*place].role {
+            Role::Replica(id) => Some(final_of(id, self.replica(*place)?)),
+            Role::Edge(_) => None,
+        });
+        Final { replicas: replicas.collect(), connected: self.users.connected() }
+    }
+
+    /// A digest over all events so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.trace.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.events.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.now.0.to_le_bytes());
+        Digest::of(&bytes)
+    }
+
+    /// Frames that found no buffer at their receiver.
+    #[must_use]
+    pub fn starved(&self) -> u64 {
+        self.processes.iter().map(|process| process.starved).sum()
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Turn(place) => {
+                if self.processes[place].turn_at == Some(self.now) {
+                    self.count(1, place as u64, self.processes[place].inbox.len() as u64);
+                    self.turn(place);
+                }
+            }
+            Event::Arrival { from, to, command, bytes } => self.arrive(from, to, command, bytes),
+            Event::Disk { place, ticket } => self.on_disk(place, ticket),
+            Event::Reset { place, peer, address } => {
+                self.count(4, place as u64, peer as u64);
+                if !self.processes[peer].is_up() && self.network.is_up(peer, place) {
+                    self.inform(place, Inbound::Reset(address));
+                }
+            }
+            Event::Start { place, life } => {
+                if !self.processes[place].is_up() && self.processes[place].life == life {
+                    self.count(5, place as u64, life);
+                    self.start_in_trouble(place);
+                }
+            }
+            Event::User(user) => {
+                self.count(7, user as u64, 0);
+                self.wake_user(user);
+            }
+            Event::Trouble(trouble) => {
+                self.count(8, 0, 0);
+                self.make_trouble(trouble);
+            }
+        }
+    }
+
+    /// Chains an event into the trace.
+    fn count(&mut self, kind: u64, one: u64, two: u64) {
+        self.events += 1;
+        for word in [self.now.0, kind, one, two] {
+            // The finisher of SplitMix64 over the chain and the next word.
+            let mut mixed = (self.trace ^ word).wrapping_add(0x9E37_79B9_7F4A_7C15);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            self.trace = mixed ^ (mixed >> 31);
+        }
+    }
+
+    fn arrive(&mut self, from: Place, to: Place, command: Command, bytes: Bytes) {
+        let (digest, _) = bytes.split_first_chunk::<8>().expect("a frame has a header");
+        self.count(2, (from as u64) << 32 | to as u64, u64::from_le_bytes(*digest));
+        if self.network.is_up(from, to) && self.processes[to].is_up() {
+            self.inform(to, Inbound::Frame(bytes));
+        } else {
+            self.network.lost(command);
+        }
+    }
+
+    fn on_disk(&mut self, place: Place, ticket: Ticket) {
+        self.count(3, place as u64, 0);
+        let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
+        match disk.step(self.now, ticket) {
+            Some(Step::Wait(at)) => self.schedule(at, Event::Disk { place, ticket }),
+            Some(Step::Done(done)) => {
+                self.inform(place, Inbound::Stored { token: done.token, result: done.result });
+            }
+            None => {}
+        }
+    }
+
+    /// Puts something into a process's inbox. Things that come close together share a turn.
+    pub(crate) fn inform(&mut self, place: Place, inbound: Inbound) {
+        if self.processes[place].is_up() {
+            self.processes[place].inbox.push(inbound);
+            let at = self.soon(Duration::from_micros(30));
+            self.plan_turn(place, at);
+        }
+    }
+
+    fn plan_turn(&mut self, place: Place, at: Instant) {
+        let process = &mut self.processes[place];
+        let at = at.max(process.paused_until).max(self.now);
+        if process.turn_at.is_none_or(|planned| at < planned || planned < self.now) {
+            process.turn_at = Some(at);
+            self.schedule(at, Event::Turn(place));
+        }
+    }
+
+    fn turn(&mut self, place: Place) {
+        let process = &mut self.processes[place];
+        process.turn_at = None;
+        if process.paused_until > self.now {
+            return self.plan_turn(place, self.now);
+        }
+        let acts = process.turn(self.now);
+        let told = std::mem::take(&mut process.told);
+        self.after_turn(place, acts);
+        told.into_iter().for_each(|told| self.hear(place, told));
+    }
+
+    fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
+        self.watch(place);
+        self.carry_out(place, acts);
+        if let Some(deadline) = self.processes[place].deadline() {
+            // A deadline that stays in the past must not stop time.
+            self.plan_turn(place, deadline.max(Instant(self.now.0 + 1_000)));
+        }
+    }
+
+    fn watch(&mut self, place: Place) {
+        let Role::Replica(id) = self.processes[place].role else { return };
+        let mut seen = Vec::new();
+        if let Some(replica) =
+            self.processes[place].node.as_ref().and_then(|node| node.replica(process::FILE))
+        {
+            self.watches[place].look(id, replica, &mut self.views, |what| seen.push(what));
+        }
+        seen.into_iter().for_each(|what| self.observe(what));
+    }
+
+    /// Carries out what a turn wanted, until the process crashes.
+    fn carry_out(&mut self, place: Place, mut acts: Vec<Act>) {
+        for act in acts.drain(..) {
+            if let Some(trap) = self.processes[place].trap
+                && trap.at == TrapAt::Effects(0)
+            {
+                // What is left of the turn never happens; it goes before the process does, with its buffers.
+                break;
+            }
+            let sprung = self.spring(place, &act);
+            self.carry_out_one(place, act);
+            if sprung {
+                break;
+            }
+        }
+        let trap = self.processes[place].trap.filter(|trap| trap.at == TrapAt::Effects(0));
+        self.processes[place].recycle(acts);
+        if let Some(trap) = trap {
+            self.fall(place, trap.power);
+        }
+    }
+
+    /// Moves a trap on; says whether it goes off after this effect.
+    fn spring(&mut self, place: Place, act: &Act) -> bool {
+        let Some(trap) = &mut self.processes[place].trap else { return false };
+        let is_write = matches!(act, Act::Submit(tigerchat_core::io::DiskOp::Write { .. }));
+        let left = match &mut trap.at {
+            TrapAt::Effects(left) => left,
+            TrapAt::Sent(wanted, left) if matches!(act, Act::Send { command, .. } if command == wanted) => {
+                left
+            }
+            TrapAt::Written(left) if is_write => left,
+            TrapAt::Sent(..) | TrapAt::Written(_) => return false,
+        };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return false;
+        }
+        trap.at = TrapAt::Effects(0);
+        true
+    }
+
+    fn carry_out_one(&mut self, place: Place, act: Act) {
+        match act {
+            Act::Send { to, command, bytes } => self.send(place, to, command, bytes),
+            Act::Submit(op) => {
+                let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
+                let (ticket, at) = disk.submit(self.now, op);
+                self.schedule(at, Event::Disk { place, ticket });
+            }
+            // Flushes begin as their writes are through.
+            Act::Flush => {}
+            Act::Client { .. } | Act::Close { .. } => {}
+            Act::Stop(why) => self.stop(place, why),
+        }
+    }
+
+    fn send(&mut self, from: Place, to: Address, command: Command, bytes: Bytes) {
+        debug_assert!(bytes.len() >= FRAME_HEADER);
+        let Some(to) = self.place_of(to) else {
+            return self.network.lost(command);
+        };
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        self.network.send(self.now, from, to, command, &mut arrivals);
+        for at in arrivals.drain(..) {
+            self.schedule(at, Event::Arrival { from, to, command, bytes: bytes.clone() });
+        }
+        self.arrivals = arrivals;
+    }
+
+    /// Who has this address. Replicas keep theirs; an edge's dies with it.
+    fn place_of(&self, address: Address) -> Option<Place> {
+        match address {
+            Address::Replica { replica, .. } => {
+                Some(usize::from(replica.0)).filter(|place| *place < self.replicas())
+            }
+            Address::Edge(_) => self.processes.iter().position(|process| process.address == Some(address)),
+        }
+    }
+
+    fn stop(&mut self, place: Place, why: Fatal) {
+        // No disk of this world fails: a replica that gives up is wrong.
+        panic!("replica {place} stopped: {why:?}");
+    }
+
+    /// Starts a process that is down.
+    pub fn start(&mut self, place: Place) {
+        let now = self.processes[place].skew.read(self.now);
+        let seed: [u8; 32] = self.random.bytes();
+        let edge = EdgeId(self.random.u64() | 1);
+        let process = &mut self.processes[place];
+        process.life += 1;
+        let mut node = Node::new();
+        let acts = match process.role {
+            Role::Replica(id) => {
+                let disk = process.disk.as_ref().expect("replicas have disks");
+                let zone = disk.beginning(SUPERBLOCK_ZONE);
+                let timeouts =
+                    Timeouts { session_lease: self.drawn.shape.session_lease, ..Timeouts::default() };
+                let (machine, pool) = (Chat::new(self.config.limits), process.pool.clone());
+                let mut effects = Effects::new();
+                let replica = Replica::open(&zone, machine, pool, timeouts, seed, now, &mut effects);
+                let replica = replica.unwrap_or_else(|error| panic!("replica {place} can't open: {error}"));
+                process.address = Some(Address::Replica { shard: SHARD, replica: id });
+                process::add_replica(&mut node, replica, effects, now)
+            }
+            Role::Edge(_) => {
+                let Shape { replicas, window, slot_sectors, .. } = self.drawn.shape;
+                let request_max = slot_sectors as usize * PAYLOAD - ENTRY_HEADER;
+                let random = Random::new(self.random.u64(), "gateway", 0);
+                let pool = process.pool.clone();
+                process.gateway = Some(Gateway::new(edge, replicas, window, request_max, pool, random));
+                process.address = Some(Address::Edge(edge));
+                Vec::new()
+            }
+        };
+        if matches!(process.role, Role::Replica(_)) {
+            process.node = Some(node);
+        }
+        if let Role::Replica(replica) = process.role {
+            self.watches[place].restarted();
+            self.observe(What::Started { replica });
+        }
+        self.after_turn(place, acts);
+        self.plan_turn(place, self.now);
+    }
+
+    /// Ends a process without a word.
+    pub fn crash(&mut self, place: Place, power: bool) {
+        let Some(address) = self.processes[place].address else { return };
+        self.crashes += 1;
+        if let Some(leak) = self.processes[place].end(power) {
+            self.leak.get_or_insert(leak);
+        }
+        match self.processes[place].role {
+            Role::Replica(replica) => self.observe(What::Crashed { replica, power }),
+            Role::Edge(_) => self.gateway_gone(place),
+        }
+        for other in 0..self.processes.len() {
+            // A machine without power resets nobody's connections.
+            if other != place && !power && self.processes[other].is_up() && self.network.is_up(place, other) {
+                let at = self.soon(Duration::from_millis(2));
+                self.schedule(at, Event::Reset { place: other, peer: place, address });
+            }
+        }
+    }
+
+    /// Lets a crash happen at a point of a process's coming turns.
+    pub fn set_trap(&mut self, place: Place, at: TrapAt, power: bool) {
+        if self.processes[place].is_up() {
+            self.processes[place].trap = Some(Trap { at, power });
+        }
+    }
+
+    /// Starts a process after a while, unless somebody else does before.
+    pub fn start_after(&mut self, place: Place, delay: Duration) {
+        let life = self.processes[place].life;
+        self.schedule(self.now.after(delay), Event::Start { place, life });
+    }
+
+    /// Ends all processes and says whether every buffer came home.
+    pub fn close(&mut self) {
+        for process in &mut self.processes {
+            if let Some(leak) = process.end(false) {
+                self.leak.get_or_insert(leak);
+            }
+        }
+    }
+}
+
+fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew, seed: u64) -> Process {
+    let id = ReplicaId(u16::try_from(place).expect("few replicas"));
+    let config = ShardConfig { replica: id, ..config.clone() };
+    let random = Random::new(seed, "disk", place as u64);
+    let mut disk = Disk::new(config.layout.file_size(), drawn.disk.clone(), random);
+    disk.format(&Superblock::format(config.clone()).zone());
+    Process::new(Role::Replica(id), Pool::new(&pool_classes(&config, INCOMING)), Some(disk), skew)
+}
+
+/// Buffers of each class for frames that are on their way in.
+const INCOMING: usize = 32;
+
+fn shard_config(shape: &Shape) -> ShardConfig {
+    ShardConfig {
+        cluster: CLUSTER,
+        shard: SHARD,
+        replica: ReplicaId(0),
+        replica_count: shape.replicas,
+        pipeline: shape.pipeline,
+        sessions: 8,
+        window: shape.window,
+        layout: Layout {
+            wal_slots: shape.wal_slots,
+            slot_sectors: shape.slot_sectors,
+            checkpoint_sectors: CHECKPOINT_SECTORS,
+        },
+        limits: Limits::tiny(),
+    }
+}
+
+/// Room for the largest state that these limits allow; sectors that nobody writes take no memory.
+const CHECKPOINT_SECTORS: u32 = 1024;
+
+fn edge_classes() -> Vec<Class> {
+    vec![Class { size: 1024, count: 256 }, Class { size: 8192, count: 128 }, Class { size: 65536, count: 16 }]
+}
