@@ -176,6 +176,7 @@ impl<M: Machine> Replica<M> {
         }
         let mut answer = self.frame(Command::Answer);
         answer.header.nonce = frame.header.nonce;
+        answer.header.op = self.commit_min().into();
         answer.header.commit = self.commit_min().into();
         answer.payload = Some(draft.seal());
         effects.push(Effect::Send { to: Address::Edge(edge), frame: answer });
