@@ -350,8 +350,8 @@ impl<'a> RoomEvent<'a> {
                 })
             }
             EVENT_PRESENCE => {
-                let (user, present) = (fields.short_str()?, fields.u8()?);
-                Self::Presence { tenant, room, user, present: present == 1 }
+                let (user, present) = (fields.short_str()?, flag(fields.u8()?)?);
+                Self::Presence { tenant, room, user, present }
             }
             EVENT_OPENED => Self::Opened { tenant, room, epoch: fields.u64()? },
             _ => return Err(Malformed),
@@ -444,7 +444,16 @@ impl AnswerHead {
             code => Some(ErrorCode::from_code(code).ok_or(Malformed)?),
         };
         let (epoch, first, head) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let (chain, count, more) = (Digest(reader.array()?), reader.u32()?, reader.u8()?);
-        Ok(Self { error, epoch, first, head, chain, count, more: more == 1 })
+        let (chain, count, more) = (Digest(reader.array()?), reader.u32()?, flag(reader.u8()?)?);
+        Ok(Self { error, epoch, first, head, chain, count, more })
+    }
+}
+
+/// A yes or no is written in one way only.
+fn flag(byte: u8) -> Result<bool, Malformed> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed),
     }
 }

@@ -1,0 +1,114 @@
+//! Writes the seeds of the corpora: for each target something that is accepted, from which a fuzzer goes on.
+//! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId, TenantId};
+use tigerchat_core::vsr::machine::{At, Machine};
+use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Publish, Query};
+use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, RequestHeader};
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
+use zerocopy::{FromBytes, IntoBytes};
+
+fn main() -> io::Result<()> {
+    let commands = commands();
+    for command in Command::ALL {
+        let mut frame = Frame { header: FrameHeader::new(command, ClusterId(1), ShardId(1)), payload: None };
+        let from = Address::Replica { shard: ShardId(1), replica: ReplicaId(2) };
+        frame.seal(from, Address::Edge(EdgeId(9)), 3, 4);
+        save("frame", &format!("{command:?}").to_lowercase(), frame.header.as_bytes())?;
+    }
+    save("entry", "one-request", &entry(&commands))?;
+    save("chat_command", "all", &commands)?;
+    let mut chat = Chat::new(Limits::tiny());
+    let (mut reply, mut feed, mut state) = (Vec::new(), Vec::new(), Vec::new());
+    let at = At { op: 1, index: 0, time: 1_700_000_000_000_000_000 };
+    chat.encode(&mut state);
+    save("chat_state", "empty", &state)?;
+    chat.apply(at, 1, &commands, &mut reply, &mut feed);
+    state.clear();
+    chat.encode(&mut state);
+    save("chat_state", "one-room", &state)?;
+    save("chat_event", "all", &feed)?;
+    save("chat_event", "outcome", &reply[..80])?;
+    for (name, query) in [
+        ("history", Query::History { tenant: TenantId(1), room: "general", from: 0, limit: 50 }),
+        ("presence", Query::Presence { tenant: TenantId(1), room: "general" }),
+    ] {
+        let mut bytes = Vec::new();
+        query.encode(&mut bytes).expect("a Vec is never full");
+        save("chat_event", name, &bytes)?;
+    }
+    let requests: Vec<u8> = split(&commands)
+        .flat_map(|one| [&[u8::try_from(one.len()).unwrap_or(u8::MAX)], one].concat())
+        .collect();
+    save("chat_apply", "one-by-one", &requests)?;
+    save("superblock", "two-copies", &[0, 1, 0, 1, 0, 0x21, 0, 0x80])?;
+    save("superblock", "all-copies", &[0, 1, 0, 1, 0, 0x21, 0, 1, 0, 0x41, 0, 1, 0, 0x61, 0, 1])?;
+    save("slot", "first-sector", &[9, 0, 0, 1])?;
+    save("slot", "second-sector-never-written", &[1, 0, 1, 0])
+}
+
+fn save(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn commands() -> Vec<u8> {
+    let (tenant, room, user) = (TenantId(1), "general", "ada");
+    let publish = ChatCommand::Publish(Publish {
+        tenant,
+        room,
+        user,
+        key: Key::new(1_700_000_000_000, [7; 10]),
+        kind: 1,
+        parent: 0,
+        expect_seq: Some(0),
+        salt: [5; 16],
+        content_type: "application/json",
+        body: br#"{"text":"Hello"}"#,
+    });
+    let mut bytes = Vec::new();
+    for command in [
+        ChatCommand::RoomOpen { tenant, room, user },
+        ChatCommand::Enter { tenant, room, user },
+        publish,
+        ChatCommand::Leave { tenant, room, user },
+    ] {
+        command.encode(&mut bytes).expect("a Vec is never full");
+    }
+    bytes
+}
+
+/// Each command with the length in front of it.
+fn split(commands: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = commands;
+    std::iter::from_fn(move || {
+        let (len, _) = rest.split_first_chunk::<4>()?;
+        let (one, behind) = rest.split_at(4 + u32::from_le_bytes(*len) as usize);
+        rest = behind;
+        Some(one)
+    })
+}
+
+fn entry(commands: &[u8]) -> Vec<u8> {
+    let mut request = RequestHeader::read_from_bytes(&[0; 48]).expect("any 48 bytes are a header");
+    request.client = 9.into();
+    request.session = 1.into();
+    request.number = 1.into();
+    request.size = u32::try_from(commands.len()).expect("small").into();
+    request.kind = 1.into();
+    request.digest = RequestHeader::digest_of(commands).into();
+    let body = [request.as_bytes(), commands].concat();
+    let mut header = EntryHeader::read_from_bytes(&[0; ENTRY_HEADER]).expect("any 128 bytes are a header");
+    header.op = 2.into();
+    header.view = 1.into();
+    header.version = ENTRY_VERSION;
+    header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("small").into();
+    header.body = Digest::of(&body);
+    [header.as_bytes(), &body].concat()
+}

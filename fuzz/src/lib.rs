@@ -1,0 +1,6 @@
+//! What the fuzz targets call. `core/tests/corpus.rs` compiles the same functions and replays the corpora with them,
+//! so that `cargo test` needs no fuzzer.
+
+mod targets;
+
+pub use targets::*;
