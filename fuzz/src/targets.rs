@@ -186,7 +186,7 @@ pub fn slot(bytes: &[u8]) {
     let mut scratch = Vec::new();
     match examine(place, &config.layout, offset, &image, &mut scratch) {
         SlotFound::Entry(found) => {
-            assert_eq!((found, scratch), (header, entry), "the entry that was written")
+            assert_eq!((found, scratch), (header, entry), "the entry that was written");
         }
         SlotFound::Blank => assert!(image.iter().all(|byte| *byte == 0), "blank is all zero"),
         SlotFound::Torn | SlotFound::Faulty(_) => {}
