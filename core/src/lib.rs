@@ -1,6 +1,6 @@
 //! All logic of TigerChat, without IO.
 //!
-//! A [`vsr::Replica`] and an [`edge::Edge`] are state machines: an event goes in, effects come out. A
+//! A [`vsr::replica::Replica`] and an [`edge::Edge`] are state machines: an event goes in, effects come out. A
 //! [`node::Node`] drives them through the traits of [`io`], the same way in production (`io-real`) and in
 //! the simulated world (`io-sim`).
 //!
