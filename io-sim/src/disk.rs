@@ -183,7 +183,7 @@ impl Disk {
                 1 => versions,
                 _ => self.random.index(versions + 1),
             };
-            if let Some((_, sector)) = cell.cached.drain(..).take(kept).last() {
+            if let Some((_, sector)) = cell.cached.drain(..).take(kept).next_back() {
                 cell.durable = Some(sector);
             }
         }
@@ -200,7 +200,7 @@ impl Disk {
         self.dirty.retain(|at| {
             let cell = &mut cells[*at];
             let covered = cell.cached.iter().take_while(|(write, _)| *write <= up_to).count();
-            if let Some((_, sector)) = cell.cached.drain(..covered).last() {
+            if let Some((_, sector)) = cell.cached.drain(..covered).next_back() {
                 cell.durable = Some(sector);
             }
             !cell.cached.is_empty()

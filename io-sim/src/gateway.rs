@@ -77,7 +77,7 @@ struct Request {
 pub struct Gateway {
     id: EdgeId,
     replicas: u16,
-    window: usize,
+    window: u64,
     request_max: usize,
     pool: Pool,
     random: Random,
@@ -185,7 +185,10 @@ impl Gateway {
         match header.command() {
             Command::PongClient => self.on_pong(now, from, frame),
             Command::Reply => self.on_reply(now, frame, told),
-            Command::Eviction if Some(header.b.get()) == self.session => self.forget_session(),
+            // A deposed primary may know nothing of a session that began after it.
+            Command::Eviction if header.view.get() >= self.view && Some(header.a.get()) == self.session => {
+                self.forget_session();
+            }
             Command::Committed => self.on_committed(now, from, frame, told),
             Command::Answer => self.on_answer(frame, told),
             _ => {}
@@ -208,6 +211,7 @@ impl Gateway {
 
     fn on_reply(&mut self, now: Instant, frame: &Frame, told: &mut Vec<Told>) {
         let (number, session) = (frame.header.a.get(), frame.header.b.get());
+        self.view = self.view.max(frame.header.view.get());
         self.heard_primary = now;
         if self.session.is_none() {
             if number == 0 && frame.header.nonce.get() == RequestHeader::digest_of(&[]) {
@@ -256,7 +260,11 @@ impl Gateway {
         if self.session.is_none() {
             return;
         }
-        while self.requests.len() < self.window && !self.waiting.is_empty() {
+        // The shard keeps the replies of the last window of numbers: whatever is unanswered must be among them.
+        let oldest = |requests: &VecDeque<Request>, next| requests.front().map_or(next, |first| first.number);
+        while self.number + 1 < oldest(&self.requests, self.number + 1) + self.window
+            && !self.waiting.is_empty()
+        {
             let (mut calls, mut commands) = (Vec::new(), Vec::new());
             while let Some((_, command)) = self.waiting.front() {
                 let fits = REQUEST_HEADER + commands.len() + command.len() <= self.request_max;

@@ -28,9 +28,11 @@ pub struct Network {
 }
 
 /// One direction between two processes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Link {
     cut: bool,
+    /// Cut for good.
+    broken: bool,
     /// Healed for good: no fault touches it any more.
     sound: bool,
     /// The last arrival, before which nothing arrives on a link that keeps order.
@@ -87,7 +89,14 @@ impl Network {
     /// Cuts or mends one direction.
     pub fn set_cut(&mut self, from: Place, to: Place, cut: bool) {
         let link = self.at(from, to);
-        self.links[link].cut = cut && !self.links[link].sound;
+        let link = &mut self.links[link];
+        link.cut = link.broken || (cut && !link.sound);
+    }
+
+    /// Cuts one direction for good.
+    pub fn break_link(&mut self, from: Place, to: Place) {
+        let link = self.at(from, to);
+        self.links[link] = Link { cut: true, broken: true, ..self.links[link] };
     }
 
     /// Cuts or mends everything to and from a process.

@@ -12,6 +12,8 @@ use crate::world::World;
 
 /// How long after the healing all outstanding work may take.
 const BOUND: Duration = Duration::from_secs(60);
+/// How long the last commits (of leases that ran out) may take to reach everybody.
+const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How often the run looks whether its users are done.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -32,6 +34,10 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
         world.observe(What::Quiet);
         // Leases of edges that died run out, and the last commits reach everybody.
         world.run_until(world.now.after(2 * lease + Duration::from_secs(1)));
+        let patience = world.now.after(LAST_COMMITS);
+        while !world.stopped && world.now < patience && !world.has_converged() {
+            world.run_until(world.now.after(LOOK));
+        }
     }
     let end = (quiet && !world.stopped).then(|| world.end(&world.core));
     let virtual_time = world.now.since(Instant(0));

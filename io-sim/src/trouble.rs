@@ -240,12 +240,15 @@ impl World<'_> {
                 // Whoever was about to start it finds another life.
                 self.processes[place].life += 1;
             }
-            1 => self.network.set_isolated(place, true),
-            // It hears nobody, or nobody hears it.
+            // It hears nobody, nobody hears it, or both.
             direction => {
                 for other in (0..self.processes.len()).filter(|other| *other != place) {
-                    let (from, to) = if direction == 2 { (place, other) } else { (other, place) };
-                    self.network.set_cut(from, to, true);
+                    if direction != 1 {
+                        self.network.break_link(place, other);
+                    }
+                    if direction != 2 {
+                        self.network.break_link(other, place);
+                    }
                 }
             }
         }

@@ -223,8 +223,13 @@ impl Users {
             Wanted::History { room, from } | Wanted::CatchUp { room, from } => return history(room, *from),
             Wanted::Subscribe { room, .. } => return history(room, 0),
             Wanted::Open(room) => encoded(&Command::RoomOpen { tenant: TENANT, room, user: name }),
-            Wanted::Enter(room) => encoded(&Command::Enter { tenant: TENANT, room, user: name }),
-            Wanted::Leave(room) => encoded(&Command::Leave { tenant: TENANT, room, user: name }),
+            // Asked again late, it must not undo what was wanted since.
+            Wanted::Enter(room) | Wanted::Leave(room) if self.users[*user].entered.as_ref() == Some(room) => {
+                encoded(&Command::Enter { tenant: TENANT, room, user: name })
+            }
+            Wanted::Enter(room) | Wanted::Leave(room) => {
+                encoded(&Command::Leave { tenant: TENANT, room, user: name })
+            }
             Wanted::Publish(message) => encoded(&Command::Publish(Publish {
                 tenant: TENANT,
                 room: &message.room,
