@@ -91,7 +91,6 @@ impl<M: Machine> Replica<M> {
         let (image, found) = (vec![None; chunks], vec![SlotFound::Blank; slots]);
         replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, image, found });
         replica.view_change.never_vote_in(replica.view);
-        replica.superblock.change(|superblock| superblock.incarnation += 1);
         replica.recovery_turn(effects);
         Ok(replica)
     }
@@ -195,7 +194,13 @@ impl<M: Machine> Replica<M> {
                 Stage::Slots
             }
             Stage::Slots => Stage::Flush,
-            Stage::Flush | Stage::Done => Stage::Done,
+            Stage::Flush => {
+                // Not before: of the copies that were read, the newest pair may have been in the page cache
+                // alone, and then the first write would go over the only pair that is durable.
+                self.superblock.change(|superblock| superblock.incarnation += 1);
+                Stage::Done
+            }
+            Stage::Done => Stage::Done,
         };
         true
     }
