@@ -110,6 +110,12 @@ test("a reload shows the history and keeps the name", async () => {
   assert.deepEqual(await texts(page), expected, "the newest fifty, in order");
   await page.locator(".message .mark[data-proof]").nth(49).waitFor();
   assert.equal(await page.locator(".message .mark[data-proof=good]").count(), 50);
+  await page.locator("#earlier").click();
+  await said(page, "message 1").first().waitFor();
+  assert.equal((await texts(page))[0], "message 1");
+  await page.locator(".message .mark[data-proof]").nth(54).waitFor();
+  assert.equal(await page.locator(".message .mark[data-proof=good]").count(), 55);
+  assert.equal(await page.locator("#earlier").count(), 0, "there is nothing before the first");
   await page.close();
 });
 
