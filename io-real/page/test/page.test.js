@@ -111,11 +111,10 @@ test("a reload shows the history and keeps the name", async () => {
   await page.locator(".message .mark[data-proof]").nth(49).waitFor();
   assert.equal(await page.locator(".message .mark[data-proof=good]").count(), 50);
   await page.locator("#earlier").click();
-  await said(page, "message 1").first().waitFor();
-  assert.equal((await texts(page))[0], "message 1");
+  await page.locator("#earlier").waitFor({ state: "detached" });
+  assert.deepEqual((await texts(page)).slice(0, 7), Array.from({ length: 7 }, (_, index) => `message ${index + 1}`));
   await page.locator(".message .mark[data-proof]").nth(54).waitFor();
   assert.equal(await page.locator(".message .mark[data-proof=good]").count(), 55);
-  assert.equal(await page.locator("#earlier").count(), 0, "there is nothing before the first");
   await page.close();
 });
 
@@ -177,7 +176,7 @@ test("a page that was tampered with shows it", async () => {
     await connection.call("publish", { room: "tampered", key: mintKey(connection.now()), body: { text: "a" } });
     const { epoch, events: [event] } = await connection.call("history", { room: "tampered", limit: 1 });
     const room = Object.assign(new Room("tampered"), { epoch });
-    const forged = { ...event, raw: '{"text":"b"}' };
+    const forged = { ...event, body: { text: "b" }, raw: '{"text":"b"}' };
     return [await room.prove(null, event), await room.prove(null, forged)];
   });
   assert.deepEqual(verdict, ["good", "bad"]);
