@@ -170,6 +170,25 @@ test("rooms are apart, and one can go from one to another", async () => {
   await page.close();
 });
 
+test("a name can be chosen, and one that is refused can be changed", async () => {
+  const page = await open("#names");
+  await page.locator("#name").fill("Zoë of the North");
+  await page.locator("#name").press("Enter");
+  await page.locator("#people li").filter({ hasText: "Zoë-of-the-North" }).waitFor();
+  await say(page, "my own name");
+  await said(page, "my own name").waitFor();
+  assert.equal(await page.locator(".message .who").textContent(), "Zoë-of-the-North");
+  await page.locator(".waiting").waitFor({ state: "detached" });
+  await page.locator("#name").evaluate((input) => { input.value = "x\u0007y"; input.dispatchEvent(new Event("change")); });
+  await page.locator(".notice").filter({ hasText: "10005" }).waitFor();
+  await page.locator("#state[data-state=offline]").waitFor();
+  await page.locator("#name").fill("Zoë");
+  await page.locator("#name").press("Enter");
+  await online(page);
+  await page.locator("#people li").filter({ hasText: "Zoë" }).waitFor();
+  await page.close();
+});
+
 test("a page that was tampered with shows it", async () => {
   const page = await open("#tampered");
   const verdict = await page.evaluate(async () => {
