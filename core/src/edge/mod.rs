@@ -1,11 +1,45 @@
-//! The edge gateway (placeholder until it lands; the signatures are the contract).
+//! The edge gateway: clients on one side, the shard on the other, nothing but soft state between.
+//!
+//! The one law: **a client hears of what is committed and of nothing else, each message of a room once and in
+//! order** (H51 to H55). A subscription is a cursor: a live event is delivered when it is the next one, and
+//! otherwise the cursor reads on from history until it meets the live stream.
+//!
+//! Rooms of this house: `session` (requests to the shard), `feed` (the committed stream), `reads` (questions to the
+//! shard), `rooms` (subscriptions, fan-out, presence), `serve` (what clients ask), `command` (their bytes),
+//! `text` (ours), `connection`, `auth`.
 
+mod auth;
+mod command;
+mod connection;
+mod feed;
+mod reads;
+mod rooms;
+mod serve;
+mod session;
+mod text;
+
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::io::{EdgeEffects, EdgeEvent};
-use crate::pool::Pool;
-use crate::types::{Address, ClusterId, EdgeId, Instant, Now, ShardId, TenantId};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use self::connection::Connection;
+use self::feed::{Feed, Step};
+use self::reads::Reads;
+use self::rooms::Rooms;
+use self::session::{Answered, Session};
+use crate::errors::ErrorCode;
+use crate::io::{CloseCode, EdgeEffect, EdgeEffects, EdgeEvent, Transport};
+use crate::pool::{Class, Pool};
+use crate::types::{Address, ClusterId, ConnectionId, EdgeId, Instant, Now, ReplicaId, ShardId, TenantId};
+use crate::wire::frame::{Command, Frame};
+
+/// Content type of a body that came as JSON.
+pub(crate) const JSON: &str = "application/json";
+/// Content type of a body that came as a line.
+const PLAIN: &str = "text/plain";
 
 /// Everything an edge is told at its start.
 #[derive(Clone, Debug)]
@@ -18,7 +52,7 @@ pub struct EdgeConfig {
     pub replica_count: u8,
     /// Who may come in: static tokens, compared in constant time.
     pub tokens: Vec<TokenEntry>,
-    /// `dev`: a token `demo:NAME` and a line client without login are let in as NAME.
+    /// `dev`: a token `demo:NAME` is let in as NAME, and a line client without a login as a guest.
     pub demo: bool,
     pub limits: EdgeLimits,
 }
@@ -58,34 +92,353 @@ pub struct EdgeLimits {
     pub ping: Duration,
 }
 
+impl EdgeLimits {
+    /// For a shard whose largest entry has `entry_max` bytes and whose sessions have that window.
+    #[must_use]
+    pub fn for_shard(entry_max: usize, window: u8) -> Self {
+        let request = u32::try_from(entry_max - crate::wire::entry::ENTRY_HEADER).unwrap_or(u32::MAX);
+        Self {
+            connections: 10_000,
+            frame: 64 * 1024,
+            body: 16 * 1024,
+            inflight: 1024,
+            subscriptions: 200,
+            send_queue: 256 * 1024,
+            request,
+            window,
+            ping: Duration::from_secs(25),
+        }
+    }
+
+    /// The pool that an edge with these limits needs. `incoming` buffers of each class are for frames of the shard
+    /// on their way in; the small class is what clients' replies are gathered in.
+    #[must_use]
+    pub fn pool_classes(&self, incoming: usize) -> Vec<Class> {
+        let requests = 4 * usize::from(self.window) + 8;
+        let request = self.request as usize + crate::wire::entry::ENTRY_HEADER;
+        let slot = request.next_multiple_of(4096);
+        let mut classes = alloc::vec![
+            Class { size: 512, count: 16 * 1024 + incoming },
+            Class { size: 4096, count: 2048 + incoming },
+            Class { size: 16 * 1024, count: 256 + incoming },
+        ];
+        classes.retain(|class| class.size < slot);
+        classes.push(Class { size: slot, count: requests + 64 + incoming });
+        classes
+    }
+}
+
 /// Why an edge wants to be woken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EdgeTimer {
+    /// Requests, registrations and reads that were not answered.
     Resend,
+    /// The following, and with it the session's lease.
     Follow,
-    Lease,
+    /// Clients that have been silent.
     Ping,
 }
 
+/// What an edge has done, for metrics and benchmarks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EdgeStats {
+    pub connections: u64,
+    pub subscriptions: u64,
+    pub requests_in_flight: u64,
+    /// Commands answered, and the nanoseconds from their arrival to their reply, summed over requests.
+    pub commands: u64,
+    pub requests: u64,
+    pub request_nanos: u64,
+    /// Messages handed to subscribers.
+    pub deliveries: u64,
+    /// Frames of replicas or clients that were dropped without effect.
+    pub ignored: u64,
+    /// Subscriptions that fell back to reading from history.
+    pub lagged: u64,
+}
+
+/// See the module.
 #[derive(Debug)]
 pub struct Edge {
     config: EdgeConfig,
+    pool: Pool,
+    random: ChaCha8Rng,
+    now: Now,
+    connections: BTreeMap<ConnectionId, Connection>,
+    rooms: Rooms,
+    session: Session,
+    feed: Feed,
+    reads: Reads,
+    timers: [Instant; 3],
+    /// Connections to look after when the turn ends.
+    touched: Vec<ConnectionId>,
+    /// Buffers that are reused.
+    scratch: Vec<u8>,
+    shared: Vec<u8>,
+    guests: u64,
+    /// Presence must be reported again.
+    presence_due: bool,
+    stats: EdgeStats,
 }
+
+const RESEND_EVERY: Duration = Duration::from_millis(20);
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A client whose socket takes nothing for so long is let go.
+const STUCK: Duration = Duration::from_secs(30);
 
 impl Edge {
     #[must_use]
-    pub fn new(config: EdgeConfig, _pool: Pool, _seed: [u8; 32], _now: Now) -> Self {
-        Self { config }
+    pub fn new(config: EdgeConfig, pool: Pool, seed: [u8; 32], now: Now) -> Self {
+        Self {
+            session: Session::new(&config),
+            config,
+            pool,
+            random: ChaCha8Rng::from_seed(seed),
+            now,
+            connections: BTreeMap::new(),
+            rooms: Rooms::default(),
+            feed: Feed::new(now.mono),
+            reads: Reads::default(),
+            timers: [now.mono; 3],
+            touched: Vec::new(),
+            scratch: Vec::new(),
+            shared: Vec::new(),
+            guests: 0,
+            presence_due: false,
+            stats: EdgeStats::default(),
+        }
     }
-    pub fn on_event(&mut self, _now: Now, _event: EdgeEvent<'_>, _effects: &mut EdgeEffects) {}
-    /// All events of a turn were seen: requests and frames that waited for company leave now.
-    pub fn turn_ended(&mut self, _now: Now, _effects: &mut EdgeEffects) {}
+
+    /// One event. Effects are appended.
+    pub fn on_event(&mut self, now: Now, event: EdgeEvent<'_>, effects: &mut EdgeEffects) {
+        self.now = now;
+        match event {
+            EdgeEvent::Opened { connection, transport, token } => {
+                self.opened(connection, transport, token, effects)
+            }
+            EdgeEvent::Frame { connection, bytes } => self.on_bytes(connection, bytes, effects),
+            EdgeEvent::TooLarge { connection } => {
+                self.heard(connection);
+                self.say_error(connection, 0, ErrorCode::FrameTooLarge, 0, effects);
+                self.close_if_http(connection, effects);
+            }
+            EdgeEvent::Drained { connection, bytes } => self.drained(connection, bytes),
+            EdgeEvent::Closed { connection } => self.closed(connection),
+            EdgeEvent::Received { from, frame } => self.on_frame(from, &frame, effects),
+            EdgeEvent::PeerReset(address) => {
+                if address == self.session.address(self.feed.replica) {
+                    self.feed.move_on(self.config.replica_count, now.mono);
+                    self.hasten(EdgeTimer::Follow);
+                }
+                if self.session.is_primary(address) {
+                    self.session.ping(effects);
+                }
+            }
+            EdgeEvent::Elapsed => self.on_timers(effects),
+        }
+    }
+
+    /// All events of a turn were seen: requests and replies that waited for company leave now.
+    pub fn turn_ended(&mut self, now: Now, effects: &mut EdgeEffects) {
+        self.now = now;
+        if self.feed.follow_due {
+            self.follow(effects);
+        }
+        self.session.turn_ended(now.mono, &self.pool, effects);
+        let mut touched = core::mem::take(&mut self.touched);
+        for connection in touched.drain(..) {
+            self.read_on(connection, effects);
+            let Some(client) = self.connections.get_mut(&connection) else { continue };
+            client.flush(connection, effects);
+            client.touched = false;
+            if client.broken {
+                self.close(connection, CloseCode::SLOW_CONSUMER, effects);
+            }
+        }
+        // Keeps its capacity for the next turn, and what was touched while it was worked through.
+        touched.append(&mut self.touched);
+        self.touched = touched;
+    }
+
     #[must_use]
     pub fn deadline(&self) -> Option<(Instant, EdgeTimer)> {
-        None
+        let timers = [EdgeTimer::Resend, EdgeTimer::Follow, EdgeTimer::Ping];
+        let idle = !self.session.is_waiting() && self.reads.is_empty();
+        timers
+            .into_iter()
+            .filter(|timer| *timer != EdgeTimer::Resend || !idle)
+            .map(|timer| (self.timers[timer as usize], timer))
+            .min()
     }
+
     #[must_use]
     pub fn address(&self) -> Address {
         Address::Edge(self.config.edge)
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &EdgeConfig {
+        &self.config
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> EdgeStats {
+        let subscriptions = self.connections.values().map(|client| client.subscriptions.len() as u64).sum();
+        EdgeStats {
+            connections: self.connections.len() as u64,
+            subscriptions,
+            requests_in_flight: self.session.in_flight() as u64,
+            ..self.stats
+        }
+    }
+
+    /// Whether the session is registered and the feed runs: what a readiness probe asks.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.session.session != 0 && self.feed.cursor > 0
+    }
+
+    /// The view and the primary as last heard.
+    #[must_use]
+    pub fn leader(&self) -> (u64, ReplicaId) {
+        (self.session.view, self.session.primary)
+    }
+
+    /// The edge is about to stop: every client is told, and let go.
+    pub fn shutdown(&mut self, now: Now, effects: &mut EdgeEffects) {
+        self.now = now;
+        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for connection in connections {
+            self.frame_for(
+                connection,
+                |out, transport| match transport {
+                    Transport::Line => text::text(out, "* the edge is about to stop"),
+                    _ => text::text(
+                        out,
+                        "{\"push\":{\"going_away\":{\"code\":3000,\"delay_ms\":100,\"jitter_ms\":1000}}}",
+                    ),
+                },
+                effects,
+            );
+            self.close(connection, CloseCode::GOING_AWAY, effects);
+        }
+    }
+
+    fn on_frame(&mut self, from: Address, frame: &Frame, effects: &mut EdgeEffects) {
+        let header = &frame.header;
+        let ours = header.cluster.get() == self.config.cluster.0
+            && header.from() == Some(from)
+            && header.to() == Some(self.address())
+            && matches!(from, Address::Replica { shard, .. } if shard == self.config.shard);
+        if !ours {
+            self.stats.ignored += 1;
+            return;
+        }
+        match header.command() {
+            Command::Reply => match self.session.on_reply(frame) {
+                Answered::Nothing => self.stats.ignored += 1,
+                Answered::Registered => self.report_presence(),
+                Answered::Reply { waiters, since } => self.answered(frame, waiters, since, effects),
+            },
+            Command::PongClient => self.session.on_pong_client(frame),
+            Command::Eviction => self.session.on_eviction(header.a.get()),
+            Command::Committed => match self.feed.on_committed(frame, self.now.mono) {
+                Step::Take => self.on_events(frame.body(), header.op.get(), effects),
+                Step::Reset => self.feed_was_reset(),
+                Step::Gap => self.feed.follow_due = true,
+                Step::Old => {}
+            },
+            Command::Answer => self.on_answer(frame, effects),
+            _ => self.stats.ignored += 1,
+        }
+    }
+
+    fn on_timers(&mut self, effects: &mut EdgeEffects) {
+        let now = self.now.mono;
+        while let Some((_, timer)) = self.deadline().filter(|(at, _)| *at <= now) {
+            let every = match timer {
+                EdgeTimer::Resend => {
+                    self.session.on_resend(now, &self.pool, effects);
+                    self.ask_again(effects);
+                    RESEND_EVERY
+                }
+                EdgeTimer::Follow => {
+                    if self.feed.is_silent(now) {
+                        self.feed.move_on(self.config.replica_count, now);
+                    }
+                    self.feed.follow_due = true;
+                    self.session.ping(effects);
+                    feed::RENEW
+                }
+                EdgeTimer::Ping => {
+                    self.look_after_clients(effects);
+                    PING_EVERY.min(self.config.limits.ping)
+                }
+            };
+            self.timers[timer as usize] = now.after(every);
+        }
+    }
+
+    fn hasten(&mut self, timer: EdgeTimer) {
+        self.timers[timer as usize] = self.now.mono;
+    }
+
+    /// A read is to be asked again sooner than the timer would.
+    fn hasten_resend(&mut self, at: Instant) {
+        let timer = &mut self.timers[EdgeTimer::Resend as usize];
+        *timer = at.min(*timer);
+    }
+
+    fn follow(&mut self, effects: &mut EdgeEffects) {
+        let nonce = u128::from(self.random.next_u64()) + 1;
+        let mut frame = self.session.frame(Command::Follow);
+        frame.header.op = self.feed.wanted().into();
+        frame.header.nonce = nonce.into();
+        self.feed.followed(nonce);
+        effects.push(EdgeEffect::Send { to: self.session.address(self.feed.replica), frame });
+    }
+
+    fn touch(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.connections.get_mut(&connection)
+            && !client.touched
+        {
+            client.touched = true;
+            self.touched.push(connection);
+        }
+    }
+
+    /// Writes one frame to one client.
+    fn frame_for(
+        &mut self,
+        connection: ConnectionId,
+        write: impl FnOnce(&mut Vec<u8>, Transport),
+        effects: &mut EdgeEffects,
+    ) {
+        self.touch(connection);
+        let Some(client) = self.connections.get_mut(&connection) else { return };
+        text::begin(&mut self.scratch);
+        write(&mut self.scratch, client.transport);
+        let bytes = text::end(&mut self.scratch, client.transport);
+        client.say(connection, bytes, &self.pool, effects);
+    }
+
+    fn say_error(
+        &mut self,
+        to: ConnectionId,
+        id: u32,
+        error: ErrorCode,
+        seq: u64,
+        effects: &mut EdgeEffects,
+    ) {
+        self.frame_for(to, |out, transport| text::error(out, transport, id, error, seq), effects);
+    }
+
+    /// Lets a client go; everything said to it goes out first.
+    fn close(&mut self, connection: ConnectionId, why: CloseCode, effects: &mut EdgeEffects) {
+        if let Some(client) = self.connections.get_mut(&connection) {
+            client.flush(connection, effects);
+            effects.push(EdgeEffect::Close { to: connection, why });
+            self.closed(connection);
+        }
     }
 }

@@ -1,0 +1,324 @@
+//! The edge as a client of its shard: one replication session, requests in order, each sent until it is answered.
+//!
+//! The one law: **an acknowledgement follows from a reply, never from a send** (H43, H47). What was sent and not
+//! answered is sent again unchanged, to whichever replica leads; after an eviction it is sent in a new session, in
+//! the same order: the keys in it make that safe (H45).
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use zerocopy::IntoBytes;
+
+use crate::io::{EdgeEffect, EdgeEffects};
+use crate::pool::{Draft, Message, Pool};
+use crate::types::{Address, ClusterId, ConnectionId, EdgeId, Instant, ReplicaId, ShardId};
+use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand};
+use crate::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
+use crate::wire::frame::{Command, Frame, FrameHeader};
+
+/// An unanswered request is sent again after this.
+pub(super) const RESEND: Duration = Duration::from_millis(60);
+/// Requests that wait for the window, in windows.
+const WAITING_WINDOWS: usize = 2;
+
+/// Who waits for the outcome of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) connection: ConnectionId,
+    /// The client's command id; zero where the client has none.
+    pub(super) id: u32,
+    pub(super) what: Waiting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    Publish,
+    RoomOpen,
+    /// The line protocol's `join`: subscribe once the room is there.
+    Join,
+    /// Presence: nobody is told.
+    Nobody,
+}
+
+/// Commands on their way: filling, waiting for the window, or sent.
+#[derive(Debug)]
+struct Request {
+    number: u64,
+    digest: u128,
+    /// Request header and commands. While it is being filled, a draft.
+    payload: Message,
+    waiters: Vec<Waiter>,
+    sent: Instant,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Filling {
+    draft: Draft,
+    waiters: Vec<Waiter>,
+    since: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    cluster: ClusterId,
+    shard: ShardId,
+    edge: EdgeId,
+    replicas: u16,
+    window: usize,
+    request_max: usize,
+    /// Whom we take for the primary, and since which view.
+    pub(super) primary: ReplicaId,
+    pub(super) view: u64,
+    /// The op of the registration; zero while there is none.
+    pub(super) session: u64,
+    registered_at: Option<Instant>,
+    next_number: u64,
+    filling: Option<Filling>,
+    waiting: VecDeque<Request>,
+    sent: VecDeque<Request>,
+    spare: Vec<Vec<Waiter>>,
+}
+
+/// What a frame of the shard meant for the edge.
+#[derive(Debug)]
+pub(super) enum Answered {
+    Nothing,
+    /// The oldest request was answered: its waiters, in the order of the outcomes.
+    Reply {
+        waiters: Vec<Waiter>,
+        since: Instant,
+    },
+    /// There is a new session: presence must be reported again.
+    Registered,
+}
+
+impl Session {
+    pub(super) fn new(config: &super::EdgeConfig) -> Self {
+        let window = usize::from(config.limits.window.max(1));
+        Self {
+            cluster: config.cluster,
+            shard: config.shard,
+            edge: config.edge,
+            replicas: u16::from(config.replica_count),
+            window,
+            request_max: config.limits.request as usize,
+            primary: ReplicaId(0),
+            view: 0,
+            session: 0,
+            registered_at: None,
+            next_number: 1,
+            filling: None,
+            waiting: VecDeque::with_capacity(WAITING_WINDOWS * window + 1),
+            sent: VecDeque::with_capacity(window),
+            spare: Vec::new(),
+        }
+    }
+
+    pub(super) fn address(&self, replica: ReplicaId) -> Address {
+        Address::Replica { shard: self.shard, replica }
+    }
+
+    pub(super) fn frame(&self, command: Command) -> Frame {
+        let mut header = FrameHeader::new(command, self.cluster, self.shard);
+        header.view = self.view.into();
+        Frame { header, payload: None }
+    }
+
+    /// Whether there is something that must be sent again if nothing comes.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.session == 0 || !self.sent.is_empty()
+    }
+
+    /// Requests that were sent and not answered.
+    pub(super) fn in_flight(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Appends a command to the request that is being filled; false when there is no room for it anywhere.
+    pub(super) fn push(
+        &mut self,
+        command: &ChatCommand<'_>,
+        waiter: Waiter,
+        now: Instant,
+        pool: &Pool,
+    ) -> bool {
+        let size = command.size();
+        let fits = |filling: &Filling| {
+            filling.draft.len() + size <= self.request_max && filling.waiters.len() < COMMANDS_MAX
+        };
+        if self.filling.as_ref().is_some_and(|filling| !fits(filling)) {
+            if self.waiting.len() >= WAITING_WINDOWS * self.window {
+                return false;
+            }
+            self.close_filling(None);
+        }
+        if self.filling.is_none() {
+            let Some(mut draft) = pool.draft(self.request_max) else { return false };
+            draft.resize(REQUEST_HEADER);
+            let waiters = self.spare.pop().unwrap_or_default();
+            self.filling = Some(Filling { draft, waiters, since: now });
+        }
+        let filling = self.filling.as_mut().expect("just made");
+        if command.encode(&mut filling.draft).is_err() {
+            return false;
+        }
+        filling.waiters.push(waiter);
+        true
+    }
+
+    /// Ends filling; with a number if the request leaves right now, so that its bytes are written once.
+    fn close_filling(&mut self, number: Option<u64>) {
+        let Some(Filling { mut draft, waiters, since }) = self.filling.take() else { return };
+        let digest = RequestHeader::digest_of(&draft.bytes()[REQUEST_HEADER..]);
+        if let Some(number) = number {
+            let header = self.header(number, draft.len() - REQUEST_HEADER, digest);
+            draft.bytes_mut()[..REQUEST_HEADER].copy_from_slice(header.as_bytes());
+            self.next_number = number + 1;
+        }
+        let (payload, number) = (draft.seal(), number.unwrap_or(0));
+        self.waiting.push_back(Request { number, digest, payload, waiters, sent: since, since });
+    }
+
+    fn header(&self, number: u64, size: usize, digest: u128) -> RequestHeader {
+        RequestHeader {
+            client: self.edge.0.into(),
+            session: self.session.into(),
+            number: number.into(),
+            size: u32::try_from(size).expect("bounded by the request").into(),
+            kind: (RequestKind::Commands as u32).into(),
+            digest: digest.into(),
+        }
+    }
+
+    /// Sends what the window has room for.
+    pub(super) fn turn_ended(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
+        if self.session == 0 {
+            return;
+        }
+        while self.sent.len() < self.window {
+            if self.waiting.is_empty() {
+                self.close_filling(Some(self.next_number));
+            }
+            let Some(mut request) = self.waiting.pop_front() else { return };
+            if request.number == 0 && !self.renumber(&mut request, pool) {
+                self.waiting.push_front(request);
+                return;
+            }
+            request.sent = now;
+            effects.push(self.send(&request));
+            self.sent.push_back(request);
+        }
+    }
+
+    /// Gives a request its number in this session: its header is written anew, its commands stay.
+    fn renumber(&mut self, request: &mut Request, pool: &Pool) -> bool {
+        let Some(mut draft) = pool.draft(request.payload.len()) else { return false };
+        let commands = &request.payload[REQUEST_HEADER..];
+        let header = self.header(self.next_number, commands.len(), request.digest);
+        draft.extend(header.as_bytes()).expect("measured");
+        draft.extend(commands).expect("measured");
+        request.payload = draft.seal();
+        request.number = self.next_number;
+        self.next_number += 1;
+        true
+    }
+
+    fn send(&self, request: &Request) -> EdgeEffect {
+        let mut frame = self.frame(Command::Request);
+        frame.payload = Some(request.payload.clone());
+        EdgeEffect::Send { to: self.address(self.primary), frame }
+    }
+
+    /// Gives the waiters of an answered request back, so that the next one does not allocate.
+    pub(super) fn recycle(&mut self, mut waiters: Vec<Waiter>) {
+        waiters.clear();
+        self.spare.push(waiters);
+    }
+
+    pub(super) fn on_pong_client(&mut self, frame: &Frame) {
+        let view = frame.header.view.get();
+        let normal = frame.header.flags.get() & 1 == 1;
+        let Ok(primary) = u16::try_from(frame.header.a.get()) else { return };
+        if normal && view >= self.view && primary < self.replicas {
+            (self.view, self.primary) = (view, ReplicaId(primary));
+        }
+    }
+
+    /// A reply counts when it answers the oldest request of this session, by number and by digest (H46).
+    pub(super) fn on_reply(&mut self, frame: &Frame) -> Answered {
+        let header = &frame.header;
+        let (number, session) = (header.a.get(), header.b.get());
+        if number == 0 {
+            if self.session != 0 || self.registered_at.is_none() || session == 0 {
+                return Answered::Nothing;
+            }
+            (self.session, self.registered_at, self.next_number) = (session, None, 1);
+            return Answered::Registered;
+        }
+        let oldest = self.sent.front().is_some_and(|request| {
+            session == self.session && request.number == number && request.digest == header.nonce.get()
+        });
+        if !oldest {
+            return Answered::Nothing;
+        }
+        let Request { waiters, since, .. } = self.sent.pop_front().expect("looked at");
+        Answered::Reply { waiters, since }
+    }
+
+    /// The shard no longer knows the session: everything unanswered waits for a new one, in the same order.
+    pub(super) fn on_eviction(&mut self, session: u64) {
+        if session != self.session || session == 0 {
+            return;
+        }
+        self.session = 0;
+        while let Some(mut request) = self.sent.pop_back() {
+            request.number = 0;
+            self.waiting.push_front(request);
+        }
+        self.waiting.iter_mut().for_each(|request| request.number = 0);
+    }
+
+    /// Registers, or sends again what was not answered in time. The answer to a ping shows who leads now.
+    pub(super) fn on_resend(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
+        if self.session == 0 {
+            return self.register(now, pool, effects);
+        }
+        if self.sent.front().is_some_and(|request| now.since(request.sent) >= RESEND) {
+            for at in 0..self.sent.len() {
+                self.sent[at].sent = now;
+                effects.push(self.send(&self.sent[at]));
+            }
+            self.ping(effects);
+        }
+    }
+
+    fn register(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
+        let Some(mut draft) = pool.draft(REQUEST_HEADER) else { return };
+        self.registered_at = Some(now);
+        let digest = RequestHeader::digest_of(&[]);
+        let kind = (RequestKind::Register as u32).into();
+        let header = RequestHeader { session: 0.into(), kind, ..self.header(0, 0, digest) };
+        draft.extend(header.as_bytes()).expect("measured");
+        let mut frame = self.frame(Command::Request);
+        frame.payload = Some(draft.seal());
+        effects.push(EdgeEffect::Send { to: self.address(self.primary), frame });
+        self.ping(effects);
+    }
+
+    /// Renews the lease and asks every replica where it stands.
+    pub(super) fn ping(&self, effects: &mut EdgeEffects) {
+        for replica in (0..self.replicas).map(ReplicaId) {
+            let mut frame = self.frame(Command::PingClient);
+            frame.header.a = self.session.into();
+            effects.push(EdgeEffect::Send { to: self.address(replica), frame });
+        }
+    }
+
+    /// The primary's process is gone: somebody else will lead, after the next answers to pings.
+    pub(super) fn is_primary(&self, address: Address) -> bool {
+        address == self.address(self.primary)
+    }
+}

@@ -1,0 +1,426 @@
+//! The edge, one behaviour at a time: real bytes of clients, a real shard behind.
+
+mod cluster;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cluster::{CLUSTER, Cluster, SHARD};
+use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits, TokenEntry};
+use tigerchat_core::io::*;
+use tigerchat_core::node::{Node, NodeEvent};
+use tigerchat_core::pool::{Message, Pool};
+use tigerchat_core::types::*;
+use tigerchat_core::wire::entry::Digest;
+use tigerchat_core::wire::frame::Frame;
+
+struct Side {
+    now: Now,
+    sent: Vec<(Address, Address, Frame)>,
+    said: Vec<(ConnectionId, Vec<u8>)>,
+    closed: Vec<(ConnectionId, CloseCode)>,
+}
+
+impl Clock for Side {
+    fn now(&self) -> Now {
+        self.now
+    }
+}
+impl Network for Side {
+    fn send(&mut self, from: Address, to: Address, frame: Frame) {
+        self.sent.push((from, to, frame));
+    }
+}
+impl Storage for Side {
+    fn submit(&mut self, _: FileId, _: DiskOp) {}
+    fn turn_ended(&mut self) {}
+}
+impl Clients for Side {
+    fn send(&mut self, to: ConnectionId, bytes: Message) {
+        self.said.push((to, bytes.to_vec()));
+    }
+    fn close(&mut self, to: ConnectionId, why: CloseCode) {
+        self.closed.push((to, why));
+    }
+}
+impl Io for Side {
+    fn clients(&mut self) -> &mut dyn Clients {
+        self
+    }
+    fn stop(&mut self, _: FileId, _: Fatal) {}
+}
+
+struct World {
+    cluster: Cluster,
+    edges: Vec<(Address, Node, Side)>,
+    /// What each client has read and not looked at yet.
+    read: BTreeMap<ConnectionId, Vec<u8>>,
+    /// Bytes that clients leave in their sockets.
+    stuck: Vec<ConnectionId>,
+}
+
+fn limits() -> EdgeLimits {
+    EdgeLimits { send_queue: 4096, ..EdgeLimits::for_shard(2 * 4032, 4) }
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world =
+            Self { cluster: Cluster::new(3), edges: Vec::new(), read: BTreeMap::new(), stuck: Vec::new() };
+        world.add_edge(501);
+        world.add_edge(502);
+        world.pass(500);
+        world
+    }
+
+    fn add_edge(&mut self, id: u64) {
+        let token = TokenEntry { tenant: TenantId(1), user: "tok".into(), digest: Digest::of(b"secret").0 };
+        let limits = limits();
+        let config = EdgeConfig {
+            cluster: CLUSTER,
+            edge: EdgeId(id),
+            shard: SHARD,
+            replica_count: 3,
+            tokens: vec![token],
+            demo: true,
+            limits,
+        };
+        let pool = Pool::new(&limits.pool_classes(16));
+        let now = self.cluster.now;
+        let mut node = Node::new();
+        node.set_edge(Edge::new(config, pool, [id as u8; 32], now));
+        let side = Side { now, sent: Vec::new(), said: Vec::new(), closed: Vec::new() };
+        self.edges.push((Address::Edge(EdgeId(id)), node, side));
+    }
+
+    fn turn(&mut self, edge: usize, event: Option<EdgeEvent<'_>>) {
+        let (_, node, side) = &mut self.edges[edge];
+        side.now = self.cluster.now;
+        node.turn(side, event.into_iter().map(NodeEvent::Edge));
+        let mut drained = Vec::new();
+        for (connection, bytes) in side.said.drain(..) {
+            if !self.stuck.contains(&connection) {
+                drained.push((connection, bytes.len()));
+            }
+            self.read.entry(connection).or_default().extend(bytes);
+        }
+        for (connection, bytes) in drained {
+            self.turn(edge, Some(EdgeEvent::Drained { connection, bytes }));
+        }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            for edge in 0..self.edges.len() {
+                let sent = std::mem::take(&mut self.edges[edge].2.sent);
+                self.cluster.wire.extend(sent);
+            }
+            self.cluster.settle();
+            let frames = std::mem::take(&mut self.cluster.to_edge);
+            if frames.is_empty() && self.edges.iter().all(|(_, _, side)| side.sent.is_empty()) {
+                return;
+            }
+            for frame in frames {
+                let (from, to) = (frame.header.from().unwrap(), frame.header.to().unwrap());
+                if let Some(edge) = self.edges.iter().position(|(address, _, _)| *address == to) {
+                    self.turn(edge, Some(EdgeEvent::Received { from, frame }));
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.cluster.pass(Duration::from_millis(1));
+            for edge in 0..self.edges.len() {
+                self.turn(edge, None);
+            }
+            self.settle();
+        }
+    }
+
+    fn open(&mut self, edge: usize, id: u64, transport: Transport) -> ConnectionId {
+        let connection = ConnectionId(id);
+        self.turn(edge, Some(EdgeEvent::Opened { connection, transport, token: None }));
+        connection
+    }
+
+    fn say(&mut self, edge: usize, connection: ConnectionId, text: &str) {
+        self.turn(edge, Some(EdgeEvent::Frame { connection, bytes: text.as_bytes() }));
+        self.settle();
+    }
+
+    /// Payloads of the WebSocket frames that came since the last look.
+    fn frames(&mut self, connection: ConnectionId) -> Vec<String> {
+        let bytes = self.read.remove(&connection).unwrap_or_default();
+        let mut rest = bytes.as_slice();
+        let mut frames = Vec::new();
+        while !rest.is_empty() {
+            assert_eq!(rest[0], 0x81, "a whole, unmasked text frame");
+            let (len, header) = match rest[1] {
+                126 => (usize::from(u16::from_be_bytes([rest[2], rest[3]])), 4),
+                127 => (usize::try_from(u64::from_be_bytes(rest[2..10].try_into().unwrap())).unwrap(), 10),
+                len => (usize::from(len), 2),
+            };
+            frames.push(String::from_utf8(rest[header..header + len].to_vec()).unwrap());
+            rest = &rest[header + len..];
+        }
+        frames
+    }
+
+    fn lines(&mut self, connection: ConnectionId) -> Vec<String> {
+        let bytes = self.read.remove(&connection).unwrap_or_default();
+        String::from_utf8(bytes).unwrap().lines().map(String::from).collect()
+    }
+
+    /// A connected WebSocket client in `general`.
+    fn client(&mut self, edge: usize, id: u64, name: &str) -> ConnectionId {
+        let connection = self.open(edge, id, Transport::WebSocket);
+        self.say(edge, connection, &format!(r#"{{"id":1,"connect":{{"token":"demo:{name}"}}}}"#));
+        self.say(edge, connection, r#"{"id":2,"room_open":{"room":"general"}}"#);
+        self.say(edge, connection, r#"{"id":3,"subscribe":{"room":"general"}}"#);
+        self.pass(5);
+        let frames = self.frames(connection);
+        assert!(
+            frames.iter().any(|frame| frame.starts_with(r#"{"id":3,"subscribe":{"epoch""#)),
+            "{frames:?}"
+        );
+        connection
+    }
+
+    fn key(&self, number: u32) -> String {
+        format!("{:012x}{number:020x}", self.cluster.now.wall.0 / 1_000_000)
+    }
+
+    fn publish(&mut self, edge: usize, connection: ConnectionId, id: u32, key: &str, text: &str) {
+        let publish = format!(
+            r#"{{"id":{id},"publish":{{"room":"general","key":"{key}","body":{{"text":"{text}"}}}}}}"#
+        );
+        self.say(edge, connection, &publish);
+    }
+}
+
+fn seqs(frames: &[String]) -> Vec<u64> {
+    frames
+        .iter()
+        .filter_map(|frame| frame.split_once(r#""event":{"seq":""#))
+        .map(|(_, rest)| rest.split_once('"').unwrap().0.parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_publish_is_acknowledged_and_reaches_subscribers_of_both_edges_once() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));
+    let line = world.open(1, 3, Transport::Line);
+    world.say(1, line, "join general");
+    world.pass(5);
+    let key = world.key(7);
+    world.publish(0, ada, 9, &key, "hello");
+    world.pass(5);
+    let to_ada = world.frames(ada);
+    let acks: Vec<_> =
+        to_ada.iter().filter(|frame| frame.starts_with(r#"{"id":9,"publish":{"seq":"1""#)).collect();
+    assert_eq!(acks.len(), 1, "{to_ada:?}");
+    assert_eq!(seqs(&to_ada), [1]);
+    assert_eq!(seqs(&world.frames(bob)), [1]);
+    assert!(world.lines(line).contains(&"[general #1] ada: hello".to_string()));
+}
+
+#[test]
+fn h43_a_retry_through_another_edge_yields_the_first_result() {
+    let mut world = World::new();
+    let (ada, again) = (world.client(0, 1, "ada"), world.client(1, 2, "ada"));
+    let key = world.key(1);
+    world.publish(0, ada, 9, &key, "once");
+    world.publish(1, again, 4, &key, "once");
+    world.publish(1, again, 5, &key, "other");
+    world.pass(5);
+    let frames = world.frames(again);
+    assert!(
+        frames.iter().any(|frame| frame.starts_with(r#"{"id":4,"publish":{"seq":"1""#)
+            && frame.contains("\"duplicate\":true"))
+    );
+    assert!(frames.iter().any(
+        |frame| frame.starts_with(r#"{"id":5,"error":{"code":13002"#) && frame.contains("\"seq\":\"1\"")
+    ));
+    assert_eq!(seqs(&frames), [1], "delivered once");
+}
+
+#[test]
+fn h51_subscribers_miss_nothing_when_the_primary_dies() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));
+    let mut seen = Vec::new();
+    for number in 0..60 {
+        if number == 30 {
+            world.cluster.crash(0);
+        }
+        let key = world.key(number);
+        world.publish(0, ada, number + 10, &key, "x");
+        world.pass(3);
+        seen.extend(seqs(&world.frames(bob)));
+    }
+    world.pass(3000);
+    seen.extend(seqs(&world.frames(bob)));
+    assert_eq!(seen, (1..=60).collect::<Vec<_>>());
+    let acks = world.frames(ada).iter().filter(|frame| frame.contains(r#""publish":{"seq""#)).count();
+    assert!(acks >= 30, "those in flight at the crash are acknowledged too");
+}
+
+#[test]
+fn h50_pipelined_publishes_of_one_connection_commit_in_the_order_sent() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    for number in 0..200_u32 {
+        let key = world.key(number);
+        let text = format!(
+            r#"{{"id":{},"publish":{{"room":"general","key":"{key}","body":{number}}}}}"#,
+            number + 10
+        );
+        world.turn(0, Some(EdgeEvent::Frame { connection: ada, bytes: text.as_bytes() }));
+    }
+    world.pass(200);
+    let frames = world.frames(ada);
+    for number in 0..200_u32 {
+        let ack = format!(r#"{{"id":{},"publish":{{"seq":"{}""#, number + 10, number + 1);
+        assert!(frames.iter().any(|frame| frame.starts_with(&ack)), "{number}");
+    }
+}
+
+#[test]
+fn h52_history_and_live_stream_join_without_gap_or_duplicate_wherever_a_subscription_begins() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    for number in 0..150 {
+        let key = world.key(number);
+        world.publish(0, ada, number + 10, &key, "x");
+    }
+    for (id, since, first) in [(10, r#","since":{"seq":"20"}"#, 21), (11, r#","last":7"#, 144), (12, "", 151)]
+    {
+        let late = world.open(1, id, Transport::WebSocket);
+        world.say(1, late, r#"{"id":1,"connect":{"token":"demo:late"}}"#);
+        world.say(1, late, &format!(r#"{{"id":2,"subscribe":{{"room":"general"{since}}}}}"#));
+        // Published while the first pages are on their way.
+        let key = world.key(1000 + id as u32);
+        world.publish(0, ada, 999, &key, "x");
+        world.pass(50);
+        let frames = world.frames(late);
+        let head = 150 + id - 9;
+        let got = seqs(&frames);
+        assert_eq!(got.last(), Some(&head), "{frames:?}");
+        let begins = got[0];
+        assert!(begins == first || since.is_empty() || id == 11 && begins >= first, "{got:?}");
+        assert_eq!(got, (begins..=head).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn h53_a_cursor_of_another_epoch_or_beyond_the_head_is_refused_by_number() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    let late = world.open(1, 2, Transport::WebSocket);
+    world.say(1, late, r#"{"id":1,"connect":{"token":"demo:late"}}"#);
+    world.say(1, late, r#"{"id":2,"subscribe":{"room":"general","since":{"epoch":"999","seq":"0"}}}"#);
+    world.say(1, late, r#"{"id":3,"subscribe":{"room":"general","since":{"seq":"55"}}}"#);
+    world.say(1, late, r#"{"id":4,"subscribe":{"room":"nowhere"}}"#);
+    world.pass(5);
+    let frames = world.frames(late);
+    for (id, code) in [(2, 14002), (3, 14003), (4, 13001)] {
+        let error = format!(r#"{{"id":{id},"error":{{"code":{code}"#);
+        assert!(frames.iter().any(|frame| frame.starts_with(&error)), "{error} in {frames:?}");
+    }
+    let _ = ada;
+}
+
+#[test]
+fn h55_a_client_that_reads_nothing_loses_nothing_and_holds_nobody_up() {
+    let mut world = World::new();
+    let (ada, slow) = (world.client(0, 1, "ada"), world.client(0, 2, "slow"));
+    world.stuck.push(slow);
+    for number in 0..300 {
+        let key = world.key(number);
+        world.publish(0, ada, number + 10, &key, "xxxxxxxxxxxxxxxxxxxx");
+    }
+    world.pass(20);
+    assert_eq!(seqs(&world.frames(ada)).len(), 300);
+    let held = world.read.get(&slow).map_or(0, Vec::len);
+    assert!(held < 16 * 1024, "a budget of 4 KiB, and what was under way: {held}");
+    world.stuck.clear();
+    let mut got = Vec::new();
+    world.turn(0, Some(EdgeEvent::Drained { connection: slow, bytes: held }));
+    for _ in 0..100 {
+        world.pass(2);
+        got.extend(seqs(&world.frames(slow)));
+    }
+    assert_eq!(got, (1..=300).collect::<Vec<_>>());
+}
+
+#[test]
+fn bad_input_gets_its_numbered_error_and_the_connection_lives() {
+    let mut world = World::new();
+    let client = world.open(0, 1, Transport::WebSocket);
+    let asked = [
+        ("nonsense", 10001),
+        (r#"{"id":1,"publish":{"room":"general","key":"00","body":1}}"#, 15001),
+        (r#"{"id":2,"history":{"room":"general"}}"#, 10003),
+        (r#"{"id":3,"connect":{"token":"wrong"}}"#, 10005),
+        (r#"{"id":4,"connect":{"token":"secret"}}"#, 0),
+        (r#"{"id":5,"connect":{"token":"secret"}}"#, 10004),
+        (r#"{"id":6,"fly":{}}"#, 10002),
+        (r#"{"id":7,"history":{"room":"nowhere"}}"#, 13001),
+        (r#"{"id":8,"room_open":{"room":"no spaces"}}"#, 13006),
+        (r#"{"id":9,"unsubscribe":{"room":"general"}}"#, 14004),
+        (r#"{"id":10,"ping":{}}"#, 0),
+    ];
+    for (text, code) in asked {
+        world.say(0, client, text);
+        world.pass(5);
+        let frames = world.frames(client);
+        assert_eq!(frames.len(), 1, "{text}: {frames:?}");
+        let error = format!("\"error\":{{\"code\":{code},");
+        assert_eq!(frames[0].contains(&error), code != 0, "{text}: {frames:?}");
+    }
+    assert!(world.edges[0].2.closed.is_empty());
+}
+
+#[test]
+fn presence_follows_connections_and_an_edge_that_dies_leaves_no_ghosts() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));
+    world.pass(5);
+    world.say(0, ada, r#"{"id":5,"presence":{"room":"general"}}"#);
+    world.pass(5);
+    let frames = world.frames(ada);
+    assert!(frames.iter().any(|frame| frame.contains(r#""users":["ada","bob"]"#)), "{frames:?}");
+    world.edges.remove(1);
+    world.pass(8000);
+    let frames = world.frames(ada);
+    assert!(
+        frames.iter().any(|frame| frame.contains(r#""presence":{"user":"bob","present":false}"#)),
+        "{frames:?}"
+    );
+    world.say(0, ada, r#"{"id":6,"presence":{"room":"general"}}"#);
+    world.pass(5);
+    assert!(world.frames(ada).iter().any(|frame| frame.contains(r#""users":["ada"]"#)));
+    let _ = bob;
+}
+
+#[test]
+fn an_evicted_session_is_replaced_and_nothing_is_lost_or_doubled() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    // The edge falls silent for longer than its lease, with publishes on their way.
+    let key = world.key(1);
+    let text = format!(r#"{{"id":9,"publish":{{"room":"general","key":"{key}","body":1}}}}"#);
+    world.turn(0, Some(EdgeEvent::Frame { connection: ada, bytes: text.as_bytes() }));
+    world.edges[0].2.sent.clear();
+    world.cluster.pass(Duration::from_secs(9));
+    world.pass(1500);
+    let frames = world.frames(ada);
+    assert!(frames.iter().any(|frame| frame.starts_with(r#"{"id":9,"publish":{"seq":"1""#)), "{frames:?}");
+    assert_eq!(seqs(&frames), [1]);
+    world.say(0, ada, r#"{"id":6,"presence":{"room":"general"}}"#);
+    world.pass(5);
+    assert!(world.frames(ada).iter().any(|frame| frame.contains(r#""users":["ada"]"#)), "reported again");
+}
