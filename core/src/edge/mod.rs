@@ -214,7 +214,7 @@ impl Edge {
         self.now = now;
         match event {
             EdgeEvent::Opened { connection, transport, token } => {
-                self.opened(connection, transport, token, effects)
+                self.opened(connection, transport, token, effects);
             }
             EdgeEvent::Frame { connection, bytes } => self.on_bytes(connection, bytes, effects),
             EdgeEvent::TooLarge { connection } => {

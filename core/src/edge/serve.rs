@@ -400,7 +400,7 @@ impl Edge {
                 effects,
             ),
             Waiting::RoomOpen => {
-                self.frame_for(connection, |out, _| write_room_open(out, id, outcome), effects)
+                self.frame_for(connection, |out, _| write_room_open(out, id, outcome), effects);
             }
             Waiting::Join => {
                 if let Some(room) = joined {
