@@ -11,7 +11,7 @@ use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::Network;
 use tigerchat_core::pool::Pool;
 use tigerchat_core::types::{Address, EdgeId, Instant, ReplicaId};
-use tigerchat_core::wire::chat::{AnswerHead, Command as Chat, Outcome, Query, RoomEvent};
+use tigerchat_core::wire::chat::{AnswerHead, Command as Chat, OUTCOME, Outcome, Query, RoomEvent};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
@@ -267,7 +267,8 @@ impl Gateway {
         {
             let (mut calls, mut commands) = (Vec::new(), Vec::new());
             while let Some((_, command)) = self.waiting.front() {
-                let fits = REQUEST_HEADER + commands.len() + command.len() <= self.request_max;
+                let fits = REQUEST_HEADER + commands.len() + command.len() <= self.request_max
+                    && (calls.len() + 1) * OUTCOME <= self.request_max;
                 if !calls.is_empty() && !fits {
                     break;
                 }

@@ -82,6 +82,10 @@ impl<M: Machine> Replica<M> {
 
     fn execute_register(&mut self, at: &mut At, client: u64, effects: &mut Effects) {
         if self.sessions.of_client(client).is_none() {
+            if self.sessions.iter().any(|other| other.session == at.op) {
+                // A session is known by its op: of two registers in one op the second is for the next try.
+                return;
+            }
             if let Some((old, session)) = self.sessions.to_evict().map(|one| (one.client, one.session)) {
                 self.execute_expire(at, old, session, 1, effects);
             }
