@@ -218,7 +218,12 @@ impl Edge {
             }
             Method::Status => {
                 let (view, primary, commit) = (self.session.view, self.session.primary.0, self.feed.cursor);
-                self.frame_for(connection, |out, _| write_status(out, id, view, primary, commit), effects);
+                let replicas = self.config.replica_count;
+                self.frame_for(
+                    connection,
+                    |out, _| write_status(out, id, view, primary, replicas, commit),
+                    effects,
+                );
                 self.close_if_http(connection, effects);
                 Ok(())
             }
@@ -499,13 +504,15 @@ fn write_whoami(out: &mut Vec<u8>, id: u32, name: &str) {
     text::text(out, "}}");
 }
 
-fn write_status(out: &mut Vec<u8>, id: u32, view: u64, primary: u16, commit: u64) {
+fn write_status(out: &mut Vec<u8>, id: u32, view: u64, primary: u16, replicas: u8, commit: u64) {
     out.push(b'{');
     text::id(out, id);
     text::text(out, "\"status\":{\"view\":");
     text::big(out, view);
     text::text(out, ",\"primary\":");
     text::number(out, u64::from(primary));
+    text::text(out, ",\"replicas\":");
+    text::number(out, u64::from(replicas));
     text::text(out, ",\"commit\":");
     text::big(out, commit);
     text::text(out, "}}");

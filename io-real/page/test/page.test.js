@@ -193,7 +193,7 @@ test("a page that was tampered with shows it", async () => {
   const page = await open("#tampered");
   const verdict = await page.evaluate(async () => {
     await connection.call("publish", { room: "tampered", key: mintKey(connection.now()), body: { text: "a" } });
-    const { epoch, events: [event] } = await connection.call("history", { room: "tampered", limit: 1 });
+    const { epoch, messages: [event] } = await connection.call("history", { room: "tampered", limit: 1 });
     const room = Object.assign(new Room("tampered"), { epoch });
     const forged = { ...event, body: { text: "b" }, raw: '{"text":"b"}' };
     return [await room.prove(null, event), await room.prove(null, forged)];
