@@ -361,7 +361,8 @@ impl Gateway {
             self.following = Some(Following { of, nonce, next, heard: now, renewed: Instant(0) });
         }
         let Some(following) = &mut self.following else { return };
-        if following.renewed == Instant(0) || now.since(following.renewed) >= FOLLOW {
+        let pause = if following.next.is_some() { FOLLOW } else { RESEND };
+        if following.renewed == Instant(0) || now.since(following.renewed) >= pause {
             following.renewed = now;
             let (of, nonce) = (following.of, following.nonce);
             let from = following.next.map_or(0, |(op, _)| op);

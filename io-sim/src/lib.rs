@@ -19,6 +19,8 @@ pub mod process;
 pub mod random;
 pub mod report;
 mod run;
+pub mod scenario;
+mod script;
 mod trouble;
 pub mod users;
 pub mod world;

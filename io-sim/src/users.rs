@@ -31,39 +31,39 @@ const NOBODY: CallId = CallId(0);
 /// All users of a world.
 #[derive(Debug)]
 pub struct Users {
-    users: Vec<User>,
+    pub(crate) users: Vec<User>,
     rooms: Vec<String>,
     calls: BTreeMap<CallId, Call>,
-    next_call: u64,
+    pub(crate) next_call: u64,
     work: Work,
     /// Calls that are still to be made.
     left: u32,
     /// The highest sequence that was acknowledged to anybody, by room.
     heads: BTreeMap<String, u64>,
-    random: Random,
+    pub(crate) random: Random,
     pub operations: u64,
 }
 
 #[derive(Debug)]
-struct User {
-    id: UserId,
-    name: String,
+pub(crate) struct User {
+    pub(crate) id: UserId,
+    pub(crate) name: String,
     /// The process that serves it, while it is connected.
-    home: Option<Place>,
+    pub(crate) home: Option<Place>,
     /// The highest op that it has seen the effects of: the floor of its reads.
-    floor: u64,
-    in_flight: Vec<CallId>,
-    subscriptions: BTreeMap<String, Subscription>,
+    pub(crate) floor: u64,
+    pub(crate) in_flight: Vec<CallId>,
+    pub(crate) subscriptions: BTreeMap<String, Subscription>,
     /// The room that it is present in.
-    entered: Option<String>,
-    remembered: Vec<Message>,
+    pub(crate) entered: Option<String>,
+    pub(crate) remembered: Vec<Message>,
     /// It knows that its rooms are open.
-    opened: bool,
-    breaks_at: Option<Instant>,
+    pub(crate) opened: bool,
+    pub(crate) breaks_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Subscription {
+pub(crate) struct Subscription {
     epoch: u64,
     next: u64,
     /// A page is on its way.
@@ -72,11 +72,11 @@ struct Subscription {
 }
 
 #[derive(Clone, Debug)]
-struct Message {
-    call: CallId,
-    room: String,
-    key: Key,
-    body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) call: CallId,
+    pub(crate) room: String,
+    pub(crate) key: Key,
+    pub(crate) body: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ struct Call {
 }
 
 #[derive(Clone, Debug)]
-enum Wanted {
+pub(crate) enum Wanted {
     Open(String),
     Publish(Message),
     Enter(String),
@@ -112,7 +112,7 @@ enum Wanted {
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug)]
-enum Mode {
+pub(crate) enum Mode {
     Now,
     Since(u64),
     Last(u64),
@@ -174,7 +174,7 @@ impl Users {
         self.rooms.iter().map(|room| (room.clone(), present(room))).collect()
     }
 
-    fn start(&mut self, user: usize, what: Wanted, now: Instant) -> CallId {
+    pub(crate) fn start(&mut self, user: usize, what: Wanted, now: Instant) -> CallId {
         let call = CallId(self.next_call);
         self.next_call += 1;
         self.calls.insert(call, Call { user, what, asked: now, answered: false });
@@ -287,7 +287,7 @@ impl World<'_> {
         }
     }
 
-    fn leave_home(&mut self, user: usize) {
+    pub(crate) fn leave_home(&mut self, user: usize) {
         let one = &mut self.users.users[user];
         one.home = None;
         let (id, rooms) = (one.id, one.subscriptions.keys().cloned().collect::<Vec<_>>());
@@ -312,6 +312,17 @@ impl World<'_> {
             return;
         }
         let home = *self.users.random.pick(&up);
+        self.resume(user, home);
+        if !self.users.users[user].opened && self.users.users[user].in_flight.is_empty() {
+            for room in self.users.rooms.clone() {
+                let call = self.users.start(user, Wanted::Open(room), self.now);
+                self.ask(call);
+            }
+        }
+    }
+
+    /// Goes on at an edge from where the user was.
+    pub(crate) fn resume(&mut self, user: usize, home: Place) {
         let one = &mut self.users.users[user];
         one.home = Some(home);
         let (id, calls, entered) = (one.id, one.in_flight.clone(), one.entered.clone());
@@ -320,17 +331,9 @@ impl World<'_> {
             self.observe(What::Subscribed { user: id, room: room.clone(), epoch, next });
             self.catch_up(user, &room);
         }
-        for call in calls {
-            self.ask(call);
-        }
+        calls.into_iter().for_each(|call| self.ask(call));
         if let Some(room) = entered {
             self.report_presence(user, &room);
-        }
-        if !self.users.users[user].opened && self.users.users[user].in_flight.is_empty() {
-            for room in self.users.rooms.clone() {
-                let call = self.users.start(user, Wanted::Open(room), self.now);
-                self.ask(call);
-            }
         }
     }
 
@@ -342,7 +345,7 @@ impl World<'_> {
     }
 
     /// Asks, for the first time or again.
-    fn ask(&mut self, call: CallId) {
+    pub(crate) fn ask(&mut self, call: CallId) {
         let Some(user) = self.users.calls.get(&call).map(|call| call.user) else { return };
         let Some(home) = self.users.users[user].home else { return };
         let ask = self.users.question(call);
@@ -376,7 +379,7 @@ impl World<'_> {
     }
 
     /// A publish that was answered long ago is sent once more: the same call, the same key.
-    fn send_again(&mut self, user: usize) {
+    pub(crate) fn send_again(&mut self, user: usize) {
         let message = self.users.random.pick(&self.users.users[user].remembered).clone();
         let call = message.call;
         self.users
@@ -389,7 +392,7 @@ impl World<'_> {
         self.ask(call);
     }
 
-    fn set_out(&mut self, user: usize, wanted: Wanted) {
+    pub(crate) fn set_out(&mut self, user: usize, wanted: Wanted) {
         let call = self.users.start(user, wanted.clone(), self.now);
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
         match wanted {
@@ -412,7 +415,7 @@ impl World<'_> {
         self.ask(call);
     }
 
-    fn catch_up(&mut self, user: usize, room: &str) {
+    pub(crate) fn catch_up(&mut self, user: usize, room: &str) {
         let now = self.now;
         let Some(it) = self.users.users[user].subscriptions.get_mut(room) else { return };
         if it.paging {

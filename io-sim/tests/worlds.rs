@@ -1,0 +1,40 @@
+//! Whole runs: the same every time, busy enough to be worth something, and without a buffer lost.
+
+use std::ops::ControlFlow;
+
+use io_sim::{Plan, RunReport, run};
+
+fn ran(plan: &Plan, seed: u64) -> RunReport {
+    run(plan, seed, &mut |_| ControlFlow::Continue(()))
+}
+
+#[test]
+fn h60_one_seed_is_one_history_bit_for_bit() {
+    for seed in 0..4 {
+        assert_eq!(ran(&Plan::SWARM, seed), ran(&Plan::SWARM, seed), "seed {seed}");
+    }
+    assert_ne!(ran(&Plan::SWARM, 1).digest, ran(&Plan::SWARM, 2).digest);
+}
+
+#[test]
+fn every_plan_ends_in_quiet_and_with_all_buffers_home() {
+    for plan in Plan::ALL {
+        for seed in 0..3 {
+            let report = ran(&plan, seed);
+            assert_eq!(report.leak, None, "plan {}, seed {seed}", plan.name);
+            assert!(report.end.is_some(), "plan {}, seed {seed} never became quiet", plan.name);
+            assert!(report.operations >= 200, "plan {}, seed {seed}: {}", plan.name, report.operations);
+        }
+    }
+}
+
+#[test]
+fn an_observer_who_has_had_enough_ends_the_run() {
+    let mut seen = 0;
+    let report = run(&Plan::CALM, 1, &mut |_| {
+        seen += 1;
+        if seen < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert_eq!(seen, 10);
+    assert!(report.stopped && report.end.is_none());
+}
