@@ -13,6 +13,20 @@ use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHead
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 use zerocopy::{FromBytes, IntoBytes};
 
+const FRAMES: &str = r#"{"id":1,"connect":{"token":"demo:ada"}}
+{"id":2,"room_open":{"room":"r"}}
+{"id":3,"subscribe":{"room":"r","last":5}}
+{"id":4,"publish":{"room":"r","key":"018bcfe56800070707070707070707ff","body":{"text":"Hello"}}}
+{"id":5,"publish":{"room":"r","key":"018bcfe56800070707070707070707ff","body":{"text":"Hello"}}}
+{"id":6,"history":{"room":"r","from":"1","limit":9}}
+{"id":7,"presence":{"room":"r"}}
+{"id":8,"status":{}}
+{"id":9,"whoami":{}}
+{"id":10,"unsubscribe":{"room":"r"}}
+{"id":11,"subscribe":{"room":"r","since":{"epoch":"2","seq":"0"}}}
+{}"#;
+const LINES: &str = "login demo:ada\njoin r\nsend Hello\nsend-key 018bcfe56800070707070707070707ff Hi\nusers\nhistory 5\nleave\nhelp\nexit";
+
 fn main() -> io::Result<()> {
     let commands = commands();
     for command in Command::ALL {
@@ -48,6 +62,8 @@ fn main() -> io::Result<()> {
     save("chat_apply", "one-by-one", &requests)?;
     save("superblock", "two-copies", &[0, 1, 0, 1, 0, 0x21, 0, 0x80])?;
     save("superblock", "all-copies", &[0, 1, 0, 1, 0, 0x21, 0, 1, 0, 0x41, 0, 1, 0, 0x61, 0, 1])?;
+    save("client_frame", "first-minute", FRAMES.as_bytes())?;
+    save("client_line", "first-minute", LINES.as_bytes())?;
     save("slot", "first-sector", &[9, 0, 0, 1])?;
     save("slot", "second-sector-never-written", &[1, 0, 1, 0])
 }

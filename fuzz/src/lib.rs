@@ -1,6 +1,8 @@
 //! What the fuzz targets call. `core/tests/corpus.rs` compiles the same functions and replays the corpora with them,
 //! so that `cargo test` needs no fuzzer.
 
+mod clients;
 mod targets;
 
+pub use clients::*;
 pub use targets::*;
