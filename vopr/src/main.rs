@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use io_sim::Plan;
 use vopr::args::Args;
 use vopr::progress::Progress;
 use vopr::report::Report;
-use vopr::run::{catch_panics, run_seed, tell_seed};
+use vopr::run::{catch_panics, play_scenario, run_seed, tell_seed};
 use vopr::stats::Floors;
 use vopr::swarm::{self, Harvest, Orders};
 use vopr::tell::tell;
@@ -22,14 +23,11 @@ fn main() -> ExitCode {
         let complaint = format!("there is no plan {}; there are: {}", args.plan, known.join(", "));
         Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit();
     };
-    if args.scenario.is_some() {
-        let complaint = "scenarios are not served by this build yet";
-        Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit();
-    }
     catch_panics();
-    let passed = match args.seed {
-        Some(seed) => one(&args, &plan, seed),
-        None => many(&args, &plan),
+    let passed = match (&args.scenario, args.seed) {
+        (Some(file), _) => scripted(file),
+        (None, Some(seed)) => one(&args, &plan, seed),
+        (None, None) => many(&args, &plan),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -86,6 +84,27 @@ fn one(args: &Args, plan: &Plan, seed: u64) -> bool {
         say(&format!("\n{report}{digest}"));
     }
     report.passed()
+}
+
+/// A scripted world: prints what really happened, and passes when that is what the file says.
+fn scripted(file: &Path) -> bool {
+    let refuse = |why: String| -> ! {
+        let complaint = format!("{}: {why}", file.display());
+        Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit()
+    };
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| refuse(error.to_string()));
+    let played = play_scenario(&text).unwrap_or_else(|why| refuse(why));
+    say(&played.transcript);
+    if let Err(violation) = &played.verdict {
+        say(&format!("\nFAILED: {}: {}\n", violation.checker, violation.what));
+    }
+    let differs = text.lines().zip(played.transcript.lines()).position(|(told, really)| told != really);
+    let same = text == played.transcript;
+    if !same {
+        let line = differs.unwrap_or(text.lines().count().min(played.transcript.lines().count())) + 1;
+        say(&format!("\nFAILED: from line {line} on the file tells another story\n"));
+    }
+    same && played.verdict.is_ok()
 }
 
 /// Writes to standard output. Whoever reads may have heard enough (`| head`): that is no failure of the run.

@@ -98,6 +98,37 @@ fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attemp
     }))
 }
 
+/// What became of a scripted world.
+#[derive(Debug)]
+pub struct Played {
+    /// The scenario's text with what was really printed.
+    pub transcript: String,
+    /// The first promise that it broke.
+    pub verdict: Result<(), Violation>,
+}
+
+/// Plays a scenario under all checkers. An error names the line that can't be obeyed, or tells of a panic.
+pub fn play_scenario(text: &str) -> Result<Played, String> {
+    let setup = Setup { replicas: replicas_of(text), tenant: TENANT };
+    catch(AssertUnwindSafe(|| {
+        let mut suite = Suite::new(setup);
+        let mut verdict = Ok(());
+        // A script ends where it likes, so that nothing is asked of its end.
+        let transcript = io_sim::scenario::play(text, &mut |seen| {
+            if verdict.is_ok() {
+                verdict = suite.observe(seen);
+            }
+        })?;
+        Ok(Played { transcript, verdict })
+    }))?
+}
+
+/// How many replicas the line `cluster replicas=N ...` asks for; the script itself is parsed by `io-sim`.
+fn replicas_of(text: &str) -> u8 {
+    let count = text.split_whitespace().find_map(|word| word.strip_prefix("replicas="));
+    count.and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
 fn no_leak(report: &RunReport) -> Result<(), Violation> {
     match &report.leak {
         Some(leak) => Err(Violation { checker: "leak", what: leak.clone() }),
