@@ -385,6 +385,18 @@ fn bad_input_gets_its_numbered_error_and_the_connection_lives() {
 }
 
 #[test]
+fn a_join_that_is_refused_does_not_stand_in_the_way_of_the_next() {
+    let mut world = World::new();
+    let line = world.open(0, 1, Transport::Line);
+    world.say(0, line, "join no,comma");
+    world.say(0, line, "join general");
+    world.pass(5);
+    let lines = world.lines(line);
+    assert!(lines.iter().any(|said| said.starts_with("! 13006 ")), "{lines:?}");
+    assert!(lines.contains(&"* joined general".to_string()), "{lines:?}");
+}
+
+#[test]
 fn presence_follows_connections_and_an_edge_that_dies_leaves_no_ghosts() {
     let mut world = World::new();
     let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));

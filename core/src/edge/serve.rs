@@ -9,6 +9,7 @@ use core::time::Duration;
 
 use rand_chacha::rand_core::Rng;
 
+use super::auth::User;
 use super::command::{self, Asked, Method, Refused, Since};
 use super::connection::Connection;
 use super::reads::Purpose;
@@ -122,64 +123,40 @@ impl Edge {
     ) -> Result<(), ErrorCode> {
         let Asked { id, method } = asked;
         match method {
-            Method::Ping => {
-                self.pong(connection, id, effects);
-                return Ok(());
-            }
-            Method::Help => {
-                self.help(connection, effects);
-                return Ok(());
-            }
+            Method::Ping => self.pong(connection, id, effects),
+            Method::Help => self.help(connection, effects),
             Method::Exit => {
                 self.frame_for(connection, |out, _| text::text(out, "* bye"), effects);
                 self.close(connection, CloseCode::DONE, effects);
-                return Ok(());
             }
             Method::Connect { token } => return self.connect(connection, transport, id, token, effects),
-            _ => {}
+            _ => {
+                let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
+                let user = client.user.clone().ok_or(ErrorCode::NotConnected)?;
+                return self.serve_user(connection, transport, &user, asked, effects);
+            }
         }
-        let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
-        let Some(user) = &client.user else { return Err(ErrorCode::NotConnected) };
-        let (tenant, name, floor) = (user.tenant, user.name.clone(), client.floor);
+        Ok(())
+    }
+
+    /// Methods for which one must have said who one is.
+    fn serve_user(
+        &mut self,
+        connection: ConnectionId,
+        transport: Transport,
+        user: &User,
+        asked: Asked<'_>,
+        effects: &mut EdgeEffects,
+    ) -> Result<(), ErrorCode> {
+        let Asked { id, method } = asked;
+        let tenant = user.tenant;
         match method {
             Method::RoomOpen { room } => {
-                let command = ChatCommand::RoomOpen { tenant, room, user: &name };
+                let command = ChatCommand::RoomOpen { tenant, room, user: &user.name };
                 self.submit(connection, id, Waiting::RoomOpen, &command)
             }
-            Method::Join { room } => {
-                if let Some(at) = self.rooms.find(tenant, room)
-                    && client.subscriptions.iter().any(|one| one.room == at)
-                {
-                    // Joined before: `send` goes here from now on.
-                    self.connections.get_mut(&connection).expect("looked at").room = Some(String::from(room));
-                    return Ok(());
-                }
-                let command = ChatCommand::RoomOpen { tenant, room, user: &name };
-                self.joining(connection, room);
-                self.submit(connection, id, Waiting::Join, &command)
-            }
-            Method::Publish { room, key, parent, expect_seq, body, json } => {
-                if body.len() > self.config.limits.body as usize {
-                    return Err(ErrorCode::BodyTooLarge);
-                }
-                let key = key.unwrap_or_else(|| self.mint());
-                let mut salt = [0; 16];
-                self.random.fill_bytes(&mut salt);
-                let content_type = if json { JSON } else { PLAIN };
-                let publish = Publish {
-                    tenant,
-                    room,
-                    user: &name,
-                    key,
-                    kind: KIND_MESSAGE,
-                    parent,
-                    expect_seq,
-                    salt,
-                    content_type,
-                    body,
-                };
-                self.submit(connection, id, Waiting::Publish, &ChatCommand::Publish(publish))
-            }
+            Method::Join { room } => self.join(connection, id, user, room),
+            Method::Publish { .. } => self.publish(connection, id, user, method),
             Method::Subscribe { .. } | Method::Unsubscribe { .. } if transport == Transport::Http => {
                 Err(ErrorCode::Unsupported)
             }
@@ -187,50 +164,114 @@ impl Edge {
                 self.subscribe(connection, id, room, since, effects);
                 Ok(())
             }
-            Method::Unsubscribe { room } => {
-                let at = self.rooms.find(tenant, room).ok_or(ErrorCode::NotSubscribed)?;
-                let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
-                if !client.subscriptions.iter().any(|one| one.room == at) {
-                    return Err(ErrorCode::NotSubscribed);
-                }
-                self.unsubscribe(connection, at);
-                self.frame_for(
-                    connection,
-                    |out, transport| write_unsubscribed(out, transport, id, room),
-                    effects,
-                );
-                Ok(())
-            }
+            Method::Unsubscribe { room } => self.leave(connection, id, user, room, effects),
             Method::History { room, from, limit } => {
                 let query = Query::History { tenant, room, from, limit: Self::limit_of(limit) };
-                let asked = self.ask(connection, Purpose::History { id }, &query, floor, effects);
-                if asked { Ok(()) } else { Err(ErrorCode::Overloaded) }
+                self.read(connection, Purpose::History { id }, &query, effects)
             }
             Method::Presence { room } => {
                 let query = Query::Presence { tenant, room };
-                let asked = self.ask(connection, Purpose::Presence { id }, &query, floor, effects);
-                if asked { Ok(()) } else { Err(ErrorCode::Overloaded) }
+                self.read(connection, Purpose::Presence { id }, &query, effects)
             }
             Method::Whoami => {
-                self.frame_for(connection, |out, _| write_whoami(out, id, &name), effects);
+                self.frame_for(connection, |out, _| write_whoami(out, id, &user.name), effects);
                 self.close_if_http(connection, effects);
                 Ok(())
             }
             Method::Status => {
-                let (view, primary, commit) = (self.session.view, self.session.primary.0, self.feed.cursor);
-                let replicas = self.config.replica_count;
-                self.frame_for(
-                    connection,
-                    |out, _| write_status(out, id, view, primary, replicas, commit),
-                    effects,
-                );
-                self.close_if_http(connection, effects);
+                self.status(connection, id, effects);
                 Ok(())
             }
             Method::Ping | Method::Help | Method::Exit | Method::Connect { .. } => {
-                unreachable!("served above")
+                unreachable!("served before it was asked who asks")
             }
         }
+    }
+
+    /// The line protocol's: opens the room; the subscription follows when it is open.
+    fn join(&mut self, connection: ConnectionId, id: u32, user: &User, room: &str) -> Result<(), ErrorCode> {
+        let at = self.rooms.find(user.tenant, room);
+        let client = self.connections.get_mut(&connection).ok_or(ErrorCode::NotConnected)?;
+        if at.is_some_and(|at| client.subscriptions.iter().any(|one| one.room == at)) {
+            // Joined before: `send` goes here from now on.
+            client.room = Some(String::from(room));
+            return Ok(());
+        }
+        let command = ChatCommand::RoomOpen { tenant: user.tenant, room, user: &user.name };
+        self.submit(connection, id, Waiting::Join, &command)?;
+        // Only now: a refused one has no outcome that would take the name out again.
+        self.joining(connection, room);
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        connection: ConnectionId,
+        id: u32,
+        user: &User,
+        method: Method<'_>,
+    ) -> Result<(), ErrorCode> {
+        let Method::Publish { room, key, parent, expect_seq, body, json } = method else {
+            unreachable!("called for a publish");
+        };
+        if body.len() > self.config.limits.body as usize {
+            return Err(ErrorCode::BodyTooLarge);
+        }
+        let key = key.unwrap_or_else(|| self.mint());
+        let mut salt = [0; 16];
+        self.random.fill_bytes(&mut salt);
+        let publish = Publish {
+            tenant: user.tenant,
+            room,
+            user: &user.name,
+            key,
+            kind: KIND_MESSAGE,
+            parent,
+            expect_seq,
+            salt,
+            content_type: if json { JSON } else { PLAIN },
+            body,
+        };
+        self.submit(connection, id, Waiting::Publish, &ChatCommand::Publish(publish))
+    }
+
+    fn leave(
+        &mut self,
+        connection: ConnectionId,
+        id: u32,
+        user: &User,
+        room: &str,
+        effects: &mut EdgeEffects,
+    ) -> Result<(), ErrorCode> {
+        let at = self.rooms.find(user.tenant, room).ok_or(ErrorCode::NotSubscribed)?;
+        let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
+        if !client.subscriptions.iter().any(|one| one.room == at) {
+            return Err(ErrorCode::NotSubscribed);
+        }
+        self.unsubscribe(connection, at);
+        let write = |out: &mut Vec<u8>, transport| write_unsubscribed(out, transport, id, room);
+        self.frame_for(connection, write, effects);
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        connection: ConnectionId,
+        purpose: Purpose,
+        query: &Query<'_>,
+        effects: &mut EdgeEffects,
+    ) -> Result<(), ErrorCode> {
+        let floor = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?.floor;
+        let asked = self.ask(connection, purpose, query, floor, effects);
+        if asked { Ok(()) } else { Err(ErrorCode::Overloaded) }
+    }
+
+    fn status(&mut self, connection: ConnectionId, id: u32, effects: &mut EdgeEffects) {
+        let (view, primary) = (self.session.view, self.session.primary.0);
+        let (replicas, commit) = (self.config.replica_count, self.feed.cursor);
+        let write = |out: &mut Vec<u8>, _| write_status(out, id, view, primary, replicas, commit);
+        self.frame_for(connection, write, effects);
+        self.close_if_http(connection, effects);
     }
 
     /// Puts a command on its way to the shard.
