@@ -341,7 +341,7 @@ impl Edge {
                 Answered::Reply { waiters, since } => self.answered(frame, waiters, since, effects),
             },
             Command::PongClient => self.session.on_pong_client(frame),
-            Command::Eviction => self.session.on_eviction(header.a.get()),
+            Command::Eviction => self.session.on_eviction(frame),
             Command::Committed => match self.feed.on_committed(frame, self.now.mono) {
                 Step::Take => self.on_events(frame.body(), header.op.get(), effects),
                 Step::Reset => self.feed_was_reset(),

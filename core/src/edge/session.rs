@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 use crate::io::{EdgeEffect, EdgeEffects};
 use crate::pool::{Draft, Message, Pool};
 use crate::types::{Address, ClusterId, ConnectionId, EdgeId, Instant, ReplicaId, ShardId};
-use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand};
+use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand, OUTCOME};
 use crate::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
 use crate::wire::frame::{Command, Frame, FrameHeader};
 
@@ -69,6 +69,8 @@ pub(super) struct Session {
     replicas: u16,
     window: usize,
     request_max: usize,
+    /// Commands of one request: its outcomes must fit a reply.
+    commands_max: usize,
     /// Whom we take for the primary, and since which view.
     pub(super) primary: ReplicaId,
     pub(super) view: u64,
@@ -105,6 +107,7 @@ impl Session {
             replicas: u16::from(config.replica_count),
             window,
             request_max: config.limits.request as usize,
+            commands_max: COMMANDS_MAX.min(config.limits.request as usize / OUTCOME),
             primary: ReplicaId(0),
             view: 0,
             session: 0,
@@ -147,7 +150,7 @@ impl Session {
     ) -> bool {
         let size = command.size();
         let fits = |filling: &Filling| {
-            filling.draft.len() + size <= self.request_max && filling.waiters.len() < COMMANDS_MAX
+            filling.draft.len() + size <= self.request_max && filling.waiters.len() < self.commands_max
         };
         if self.filling.as_ref().is_some_and(|filling| !fits(filling)) {
             if self.waiting.len() >= WAITING_WINDOWS * self.window {
@@ -264,13 +267,19 @@ impl Session {
         if !oldest {
             return Answered::Nothing;
         }
+        self.view = self.view.max(header.view.get());
         let Request { waiters, since, .. } = self.sent.pop_front().expect("looked at");
         Answered::Reply { waiters, since }
     }
 
     /// The shard no longer knows the session: everything unanswered waits for a new one, in the same order.
-    pub(super) fn on_eviction(&mut self, session: u64) {
-        if session != self.session || session == 0 {
+    ///
+    /// A deposed primary that never executed the registration does not know the session either: what it says of an
+    /// older view than we have heard of is not listened to. (Found by the simulator: the session lived, its numbers
+    /// began anew, and nobody answered.)
+    pub(super) fn on_eviction(&mut self, frame: &Frame) {
+        let session = frame.header.a.get();
+        if session != self.session || session == 0 || frame.header.view.get() < self.view {
             return;
         }
         self.session = 0;

@@ -14,6 +14,7 @@ use crate::pool::Message;
 use crate::store::layout::SECTOR;
 use crate::store::sector::{self, Zone, sectors_for};
 use crate::types::{Address, EdgeId, Instant, RELEASE, ReplicaId};
+use crate::wire::chat::OUTCOME;
 use crate::wire::entry::{
     Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, REQUEST_HEADER, RequestHeader, RequestKind,
 };
@@ -56,7 +57,8 @@ impl<M: Machine> Replica<M> {
         let Some((request, commands)) = well_formed(&payload, edge) else {
             return self.ignore(Ignored::Malformed);
         };
-        let fits = ENTRY_HEADER + payload.len() <= self.config.layout.entry_max();
+        let max = self.config.layout.entry_max();
+        let fits = ENTRY_HEADER + payload.len() <= max && count_items(commands) * OUTCOME <= max;
         if !fits || !self.machine.check(commands) {
             return self.ignore(Ignored::Malformed);
         }
@@ -610,6 +612,16 @@ pub(super) fn halves(digest: &Digest) -> (zerocopy::little_endian::U64, zerocopy
     let half = digest.half();
     let (low, high) = (half & u128::from(u64::MAX), half >> 64);
     (u64::try_from(low).expect("masked").into(), u64::try_from(high).expect("shifted").into())
+}
+
+/// How many length-prefixed items there are: the reply needs room for an outcome of each.
+fn count_items(mut items: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some((len, rest)) = items.split_first_chunk::<4>() {
+        items = rest.get(u32::from_le_bytes(*len) as usize..).unwrap_or(&[]);
+        count += 1;
+    }
+    count
 }
 
 fn well_formed(payload: &[u8], edge: EdgeId) -> Option<(RequestHeader, &[u8])> {
