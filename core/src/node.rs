@@ -113,6 +113,14 @@ impl Node {
         replicas.chain(edge).min()
     }
 
+    /// The process is about to stop: the edge says good-bye to its clients.
+    pub fn shutdown(&mut self, io: &mut impl Io) {
+        if let Some(edge) = &mut self.edge {
+            edge.shutdown(io.now(), &mut self.edge_effects);
+        }
+        self.carry_out_edge(io);
+    }
+
     fn end_replica_turn(&mut self, at: usize, now: Now, io: &mut impl Io) {
         let seat = &mut self.replicas[at];
         if seat.stopped {
@@ -131,6 +139,11 @@ impl Node {
             edge.on_event(now, EdgeEvent::Elapsed, &mut self.edge_effects);
         }
         edge.turn_ended(now, &mut self.edge_effects);
+        self.carry_out_edge(io);
+    }
+
+    fn carry_out_edge(&mut self, io: &mut impl Io) {
+        let Some(edge) = &self.edge else { return };
         let from = edge.address();
         let Address::Edge(EdgeId(incarnation)) = from else { unreachable!("an edge has an edge's address") };
         for effect in self.edge_effects.drain(..) {

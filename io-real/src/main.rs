@@ -1,3 +1,237 @@
-//! The `tigerchat` binary.
+//! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
+//!
+//! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
+//! loop), `disk`, `peers`, `clients` (its three sides), `dev` (a cluster in one process), `inspect`, `bench`.
 
-fn main() {}
+#![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
+
+mod bench;
+mod cli;
+mod clients;
+mod dev;
+mod disk;
+mod inspect;
+mod launch;
+mod peers;
+mod reactor;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use tigerchat_core::edge::TokenEntry;
+use tigerchat_core::store::superblock::FORMAT_VERSION;
+use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId, TenantId};
+use tigerchat_core::wire::entry::Digest;
+
+use crate::cli::{Cli, Command};
+use crate::clients::Site;
+use crate::dev::Dev;
+use crate::launch::EdgePlan;
+
+/// The demo page, served by `dev` alone.
+const PAGE: &str = include_str!("../page/index.html");
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Dev(args) => dev(&args),
+        Command::Format(args) => format(&args),
+        Command::Start(args) => start(&args),
+        Command::Edge(args) => edge(args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Token(args) => token(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Version => {
+            println!(
+                "tigerchat {}, release {RELEASE}, data file format {FORMAT_VERSION}",
+                env!("CARGO_PKG_VERSION")
+            );
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tigerchat: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dev(args: &cli::Dev) -> Result<(), String> {
+    let started = Instant::now();
+    let temporary = args.ephemeral.then(TemporaryFolder::new).transpose()?;
+    let folder = temporary.as_ref().map_or(args.dir.as_path(), |folder| folder.path.as_path());
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let dev = Dev::start(folder, at(args.port), at(args.line_port), args.io, PAGE)?;
+    launch::stop_on_signals(dev.stoppers())?;
+    dev.lines.iter().for_each(|line| println!("  {line}"));
+    let (ws, line) = (dev.ws, dev.line);
+    println!();
+    println!("TigerChat is ready after {} ms. Ctrl-C stops it.", started.elapsed().as_millis());
+    println!();
+    println!("  open   http://{ws}/");
+    println!(
+        "  curl   curl -H 'Authorization: Bearer demo:curl' http://{ws}/v1/rpc -d '{{\"id\":1,\"room_open\":{{\"room\":\"general\"}}}}'"
+    );
+    println!(
+        "  talk   nc {} {}      then: join general, send Hello, users, history, exit",
+        line.ip(),
+        line.port()
+    );
+    println!();
+    dev.join();
+    println!("stopped; nothing acknowledged is lost");
+    drop(temporary);
+    Ok(())
+}
+
+fn format(args: &cli::Format) -> Result<(), String> {
+    if ![1, 3, 5].contains(&args.replicas) || args.replica >= u16::from(args.replicas) {
+        return Err(format!(
+            "expected 1, 3 or 5 replicas and a replica below that, found replica {} of {}",
+            args.replica, args.replicas
+        ));
+    }
+    let cluster = match args.cluster.as_str() {
+        "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
+        text => parse_cluster(text)?,
+    };
+    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.replicas, args.size);
+    launch::format(&args.file, &config)?;
+    println!("{}: replica {} of {} in cluster {cluster}", args.file.display(), args.replica, args.replicas);
+    Ok(())
+}
+
+fn parse_cluster(text: &str) -> Result<ClusterId, String> {
+    let parsed = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
+    parsed.map(ClusterId).ok_or_else(|| {
+        format!(
+            "expected a cluster of 32 hexadecimal digits, as `format --cluster new` prints it, found {text:?}"
+        )
+    })
+}
+
+fn start(args: &cli::Start) -> Result<(), String> {
+    args.peers.iter().try_for_each(|peer| launch::must_be_loopback(*peer))?;
+    let mut zone = vec![0; tigerchat_core::store::layout::SUPERBLOCK_ZONE];
+    let read = std::fs::File::open(&args.file)
+        .and_then(|file| std::os::unix::fs::FileExt::read_exact_at(&file, &mut zone, 0));
+    read.map_err(|error| {
+        format!("{}: expected a data file: {error}: make one with `tigerchat format`", args.file.display())
+    })?;
+    let superblock = tigerchat_core::store::superblock::Superblock::open(&zone)
+        .map_err(|error| format!("{}: {error}", args.file.display()))?;
+    let me = usize::from(superblock.config.replica.0);
+    let listen = *args.peers.get(me).ok_or_else(|| {
+        format!(
+            "{}: this is replica {me}, but --peers has only {} addresses",
+            args.file.display(),
+            args.peers.len()
+        )
+    })?;
+    let listener = launch::bind(listen, "replicas and edges")?;
+    let (reactor, about) = launch::replica(&args.file, args.io, listener, &args.peers)?;
+    launch::stop_on_signals(vec![reactor.stopper()])?;
+    println!("{about}, listening on {listen}");
+    reactor.run(|_| {}).map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
+}
+
+fn edge(args: cli::Edge) -> Result<(), String> {
+    args.replicas.iter().try_for_each(|replica| launch::must_be_loopback(*replica))?;
+    let cluster = parse_cluster(&args.cluster)?;
+    let count =
+        u8::try_from(args.replicas.len()).map_err(|_| "a shard has at most 7 replicas".to_string())?;
+    let config = launch::shard_config(cluster, ReplicaId(0), count, args.size);
+    let ws = launch::bind(args.listen, "clients")?;
+    let line = args.line.map(|line| launch::bind(line, "the line protocol")).transpose()?;
+    let plan = EdgePlan {
+        cluster,
+        replicas: args.replicas,
+        tokens: read_tokens(&args.tokens)?,
+        demo: false,
+        ws,
+        line,
+        site: Site::default(),
+        entry_max: config.layout.entry_max(),
+        window: config.window,
+    };
+    let reactor = launch::edge(plan)?;
+    launch::stop_on_signals(vec![reactor.stopper()])?;
+    println!("edge of cluster {cluster}, clients at {}", args.listen);
+    reactor.run(|_| {}).map_err(|why| format!("the edge can't go on: {why:?}"))
+}
+
+/// Lines of `USER SHA256`; blank ones and those that begin with # are stepped over.
+fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        format!(
+            "{}: expected a tokens file: {error}: `tigerchat token USER` prints a line for it",
+            path.display()
+        )
+    })?;
+    let lines =
+        text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|(line, number)| {
+            let expected =
+                || format!("{}:{number}: expected USER SHA256 (64 hexadecimal digits)", path.display());
+            let (user, digest) = line.split_once(' ').ok_or_else(expected)?;
+            let digest = parse_hex(digest.trim()).ok_or_else(expected)?;
+            Ok(TokenEntry { tenant: TenantId(1), user: user.into(), digest })
+        })
+        .collect()
+}
+
+fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn token(args: &cli::Token) -> Result<(), String> {
+    if !tigerchat_core::chat::is_user_name(&args.user) {
+        return Err(format!(
+            "expected a user name of 1 to 64 printable characters without spaces, found {:?}",
+            args.user
+        ));
+    }
+    let secret: [u8; 24] = launch::entropy();
+    let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("token  {token}");
+    println!("line   {} {}", args.user, Digest::of(token.as_bytes()));
+    println!();
+    println!(
+        "Give the token to the user, and add the line to the edge's tokens file. The token is not kept anywhere."
+    );
+    Ok(())
+}
+
+/// A folder that goes with its owner.
+#[derive(Debug)]
+struct TemporaryFolder {
+    path: PathBuf,
+}
+
+impl TemporaryFolder {
+    fn new() -> Result<Self, String> {
+        let name = format!("tigerchat-{:016x}", u64::from_le_bytes(launch::entropy()));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path)
+            .map_err(|error| format!("{}: can't be made: {error}", path.display()))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

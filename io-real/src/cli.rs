@@ -1,0 +1,156 @@
+//! The command line: `--help` teaches, errors say what was expected, what was found and what to do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::disk::Mode;
+use crate::launch::Size;
+
+/// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
+///
+/// Try it: `tigerchat dev`, then open the address that it prints.
+#[derive(Debug, Parser)]
+#[command(name = "tigerchat", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs three replicas and an edge in this process, on loopback, with a demo page.
+    Dev(Dev),
+    /// Makes a replica's data file. Never overwrites.
+    Format(Format),
+    /// Runs a replica on its data file.
+    Start(Start),
+    /// Runs an edge: WebSocket and HTTP, and the line protocol.
+    Edge(Edge),
+    /// Shows what a stopped replica's data file holds. Changes nothing.
+    Inspect(Inspect),
+    /// Makes a token for a user, and the line for the edge's tokens file.
+    Token(Token),
+    /// Measures acknowledged messages per second and their latencies.
+    Bench(Bench),
+    /// Prints the version and the formats that this release reads and writes.
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Where the data files lie; made if need be. Started again, it finds its rooms again.
+    #[arg(long, default_value = "tigerchat-data")]
+    pub dir: PathBuf,
+    /// Forget everything at the end: data in a temporary folder.
+    #[arg(long, conflicts_with = "dir")]
+    pub ephemeral: bool,
+    /// Port for browsers, WebSocket and HTTP; 0 takes any free one.
+    #[arg(long, default_value_t = 7878)]
+    pub port: u16,
+    /// Port for the line protocol; 0 takes any free one.
+    #[arg(long, default_value_t = 7879)]
+    pub line_port: u16,
+    /// How data files are written.
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub io: Mode,
+}
+
+#[derive(Debug, Args)]
+pub struct Format {
+    /// The data file to make.
+    pub file: PathBuf,
+    /// The cluster, 32 hexadecimal digits: the same for all its replicas. `new` draws one and prints it.
+    #[arg(long)]
+    pub cluster: String,
+    /// Which replica this is, from 0.
+    #[arg(long)]
+    pub replica: u16,
+    /// How many replicas the shard has: 1, 3 or 5.
+    #[arg(long, default_value_t = 3)]
+    pub replicas: u8,
+    /// Sizes: they can't be changed later.
+    #[arg(long, value_enum, default_value_t = Size::Standard)]
+    pub size: Size,
+}
+
+#[derive(Debug, Args)]
+pub struct Start {
+    /// The replica's data file.
+    pub file: PathBuf,
+    /// Addresses of all replicas in order, this one's among them: 127.0.0.1:7001,127.0.0.1:7002,...
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub peers: Vec<SocketAddr>,
+    /// How the data file is written.
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub io: Mode,
+}
+
+#[derive(Debug, Args)]
+pub struct Edge {
+    /// The cluster, 32 hexadecimal digits, as `format` printed it.
+    #[arg(long)]
+    pub cluster: String,
+    /// Addresses of all replicas in order.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub replicas: Vec<SocketAddr>,
+    /// Where WebSocket and HTTP clients come.
+    #[arg(long, default_value = "127.0.0.1:7878")]
+    pub listen: SocketAddr,
+    /// Where line clients come; none if absent.
+    #[arg(long)]
+    pub line: Option<SocketAddr>,
+    /// A file of lines `USER SHA256`, as `tigerchat token` prints them.
+    #[arg(long)]
+    pub tokens: PathBuf,
+    /// The size that the replicas were formatted with.
+    #[arg(long, value_enum, default_value_t = Size::Standard)]
+    pub size: Size,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The data file of a stopped replica.
+    pub file: PathBuf,
+    /// Print every message of every room, as the log has them.
+    #[arg(long)]
+    pub log: bool,
+    /// One JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The user whose token it is to be.
+    pub user: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Start a cluster of our own in a temporary folder and measure that.
+    #[arg(long)]
+    pub dev: bool,
+    /// Address of a running edge.
+    #[arg(long, conflicts_with = "dev", required_unless_present = "dev")]
+    pub edge: Option<SocketAddr>,
+    /// A file with the token to use (not needed with --dev).
+    #[arg(long)]
+    pub token_file: Option<PathBuf>,
+    /// Messages in flight, one run for each.
+    #[arg(long, value_delimiter = ',', default_value = "1,64,1024")]
+    pub windows: Vec<u32>,
+    /// Seconds for each run.
+    #[arg(long, default_value_t = 5)]
+    pub seconds: u64,
+    /// Runs for each window: the median is shown.
+    #[arg(long, default_value_t = 3)]
+    pub runs: u32,
+    /// Bytes of a message's body.
+    #[arg(long, default_value_t = 100)]
+    pub size: usize,
+    /// JSON for scripts.
+    #[arg(long)]
+    pub json: bool,
+}
