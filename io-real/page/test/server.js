@@ -8,7 +8,7 @@ const READY_MS = 15000;
 export async function startServer() {
   const binary = process.env.TIGERCHAT ?? new URL("../../../target/release/tigerchat", import.meta.url).pathname;
   const started = performance.now();
-  const child = spawn(binary, ["dev", "--ephemeral"], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(binary, ["dev", "--ephemeral", "--port", "0", "--line-port", "0"], { stdio: ["ignore", "pipe", "inherit"] });
   const url = await new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`no page after ${READY_MS} ms`)), READY_MS);
     child.once("error", reject);
