@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use serde_json::json;
+use tigerchat_core::vsr::replica::Stages;
 
 use crate::cli::Bench;
 use crate::dev::Dev;
@@ -50,16 +51,15 @@ pub fn run(args: &Bench) -> Result<(), String> {
             args.runs.max(1)
         );
     }
-    let before = metrics(edge);
     for window in &args.windows {
+        let before = Counted::now(edge, dev.as_ref());
         let mut runs = (0..args.runs.max(1))
             .map(|_| one_run(edge, &token, *window, args.size, Duration::from_secs(args.seconds)))
             .collect::<Result<Vec<_>, _>>()?;
         runs.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
         show(&runs, flush, args.json);
+        show_stages(&before, &Counted::now(edge, dev.as_ref()), args.json);
     }
-    let after = metrics(edge);
-    show_stages(&before, &after, args.json);
     if let Some(dev) = dev {
         dev.stop();
     }
@@ -351,22 +351,52 @@ fn metrics(edge: SocketAddr) -> Vec<(String, u64)> {
     rows.filter_map(|(name, value)| Some((name.to_string(), value.parse().ok()?))).collect()
 }
 
-/// Where the time went, as far as the edge and the replicas count it.
-fn show_stages(before: &[(String, u64)], after: &[(String, u64)], json: bool) {
-    let of = |rows: &[(String, u64)], name: &str| {
-        rows.iter().find(|(of, _)| of == name).map_or(0, |(_, value)| *value)
-    };
-    let grown = |name: &str| of(after, name).saturating_sub(of(before, name));
+/// What edge and replicas had counted at a moment.
+struct Counted {
+    edge: Vec<(String, u64)>,
+    replicas: Option<Stages>,
+}
+
+impl Counted {
+    fn now(edge: SocketAddr, dev: Option<&Dev>) -> Self {
+        Self { edge: metrics(edge), replicas: dev.map(Dev::stages) }
+    }
+
+    fn edge(&self, name: &str) -> u64 {
+        self.edge.iter().find(|(of, _)| of == name).map_or(0, |(_, value)| *value)
+    }
+}
+
+/// Where the time of a request went, on average, in microseconds. `edge in to edge out` is what the edge sees of a
+/// request, from its first command to its reply; what batch wait, quorum and commit do not explain of it are the
+/// edge itself, the sockets between edge and primary, and waiting for a core.
+fn show_stages(before: &Counted, after: &Counted, json: bool) {
+    let grown = |name: &str| after.edge(name).saturating_sub(before.edge(name));
     let requests = grown("tigerchat_edge_requests_total").max(1);
     let commands = grown("tigerchat_edge_commands_total");
-    let nanos = grown("tigerchat_edge_request_nanoseconds_total") / requests;
+    let whole = grown("tigerchat_edge_request_nanoseconds_total") / requests / 1000;
+    let stages = before.replicas.zip(after.replicas).map(|(before, after)| {
+        let entries = (after.entries - before.entries).max(1);
+        let wait = (after.batch_wait - before.batch_wait) / (after.requests - before.requests).max(1) / 1000;
+        let quorum = (after.quorum - before.quorum) / entries / 1000;
+        (entries, wait, quorum, (after.commit - before.commit) / entries / 1000)
+    });
     if json {
-        println!("{}", json!({"requests": requests, "commands": commands, "request_ns": nanos}));
-    } else {
+        let stages = stages.map(|(entries, wait, quorum, commit)| {
+            json!({"entries": entries, "batch_wait_us": wait, "quorum_us": quorum, "commit_us": commit})
+        });
         println!(
-            "edge: {} commands in {requests} requests, {} us from the first command of a request to its reply",
-            commands,
-            nanos / 1000
+            "{}",
+            json!({"commands": commands, "requests": requests, "edge_us": whole, "stages": stages})
+        );
+        return;
+    }
+    print!("       {commands} commands in {requests} requests; us: edge in to edge out {whole}");
+    if let Some((entries, wait, quorum, commit)) = stages {
+        let rest = whole.saturating_sub(wait + quorum + commit);
+        print!(
+            " = batch wait {wait} + primary to quorum {quorum} + commit {commit} + edge and sockets {rest}; {entries} entries"
         );
     }
+    println!();
 }

@@ -3,12 +3,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tigerchat_core::node::Node;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{ClusterId, ReplicaId};
+use tigerchat_core::vsr::replica::Stages;
 
 use crate::clients::Site;
 use crate::disk::Mode;
@@ -25,6 +28,8 @@ pub struct Dev {
     pub ws: SocketAddr,
     pub line: SocketAddr,
     pub lines: Vec<String>,
+    /// Where the time of each replica's entries went, while it led.
+    stages: Arc<Mutex<[Stages; REPLICAS as usize]>>,
     stoppers: Vec<Stopper>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -50,13 +55,21 @@ impl Dev {
             (0..REPLICAS).map(|_| launch::bind(any_port(), "replicas")).collect::<Result<Vec<_>, _>>()?;
         let peers = listeners.iter().map(address).collect::<Result<Vec<_>, _>>()?;
         let (mut stoppers, mut threads, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+        let stages = Arc::new(Mutex::new([Stages::default(); REPLICAS as usize]));
         for (replica, listener) in (0..REPLICAS).zip(listeners) {
             let path = folder.join(format!("replica-{replica}.tigerchat"));
             let (reactor, about) = launch::replica(&path, mode, listener, &peers)?;
             lines.push(about);
             stoppers.push(reactor.stopper());
+            let stages = Arc::clone(&stages);
+            let note = move |node: &Node| {
+                if let Some((_, replica_now)) = node.replicas().next() {
+                    stages.lock().expect("nobody panics with it")[usize::from(replica)] =
+                        replica_now.stages();
+                }
+            };
             threads.push(spawn(&format!("replica-{replica}"), move || {
-                if let Err(why) = reactor.run(|_| {}) {
+                if let Err(why) = reactor.run(note) {
                     eprintln!("replica {replica} stopped: {why:?}; the others go on");
                 }
             }));
@@ -88,7 +101,7 @@ impl Dev {
                 eprintln!("the edge stopped: {why:?}");
             }
         }));
-        let dev = Self { ws: ws_address, line: line_address, lines, stoppers, threads };
+        let dev = Self { ws: ws_address, line: line_address, lines, stages, stoppers, threads };
         let started = Instant::now();
         is_ready.recv_timeout(READY).map_err(|_| {
             format!(
@@ -97,6 +110,18 @@ impl Dev {
             )
         })?;
         Ok(dev)
+    }
+
+    /// The sum over the replicas.
+    pub fn stages(&self) -> Stages {
+        let stages = self.stages.lock().expect("nobody panics with it");
+        stages.iter().fold(Stages::default(), |sum, one| Stages {
+            entries: sum.entries + one.entries,
+            requests: sum.requests + one.requests,
+            batch_wait: sum.batch_wait + one.batch_wait,
+            quorum: sum.quorum + one.quorum,
+            commit: sum.commit + one.commit,
+        })
     }
 
     pub fn stoppers(&self) -> Vec<Stopper> {

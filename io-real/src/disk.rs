@@ -195,7 +195,7 @@ fn carry_out(file: &File, op: DiskOp, completions: &mut Vec<Completion>, durable
             Ok(()) if must => durable.push(token),
             Ok(()) => completions.push((token, Ok(None))),
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                completions.push((token, Err(DiskError::Full)))
+                completions.push((token, Err(DiskError::Full)));
             }
             Err(_) => completions.push((token, Err(DiskError::Write))),
         },

@@ -352,8 +352,7 @@ impl Link {
 
     /// Takes whole frames from the front of the input.
     fn parse(&mut self, me: Address, max: usize, pool: &Pool, arrived: &mut Vec<Arrived>) -> io::Result<()> {
-        loop {
-            let Some(bytes) = self.input[self.used..self.filled].first_chunk::<FRAME_HEADER>() else { break };
+        while let Some(bytes) = self.input[self.used..self.filled].first_chunk::<FRAME_HEADER>() {
             let header =
                 FrameHeader::decode(bytes, max).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
             let (from, len) = (header.from().expect("decoded"), header.payload_len());

@@ -227,7 +227,7 @@ impl Reactor {
                     clients.ready(token, readable, event.is_writable(), registry, &mut self.turn);
                 }
                 Token(token) if token < peers::LAST_TOKEN => {
-                    peers.ready(token, readable, registry, &mut self.arrived)
+                    peers.ready(token, readable, registry, &mut self.arrived);
                 }
                 Token(_) => {}
             }

@@ -65,7 +65,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
             "upgrade" => upgrades = value.eq_ignore_ascii_case("websocket"),
             "sec-websocket-key" => head.upgrade = Some(value.into()),
             "sec-websocket-protocol" => {
-                head.subprotocol = value.split(',').any(|one| one.trim() == SUBPROTOCOL)
+                head.subprotocol = value.split(',').any(|one| one.trim() == SUBPROTOCOL);
             }
             "content-length" => match value.parse() {
                 Ok(len) => head.content_length = len,
