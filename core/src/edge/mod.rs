@@ -181,7 +181,7 @@ pub struct Edge {
     stats: EdgeStats,
 }
 
-const RESEND_EVERY: Duration = Duration::from_millis(20);
+const RESEND_EVERY: Duration = Duration::from_millis(10);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A client whose socket takes nothing for so long is let go.
 const STUCK: Duration = Duration::from_secs(30);
@@ -230,9 +230,7 @@ impl Edge {
                     self.feed.move_on(self.config.replica_count, now.mono);
                     self.hasten(EdgeTimer::Follow);
                 }
-                if self.session.is_primary(address) {
-                    self.session.ping(effects);
-                }
+                self.session.on_peer_reset(address, effects);
             }
             EdgeEvent::Elapsed => self.on_timers(effects),
         }

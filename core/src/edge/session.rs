@@ -19,6 +19,8 @@ use crate::wire::frame::{Command, Frame, FrameHeader};
 
 /// An unanswered request is sent again after this.
 pub(super) const RESEND: Duration = Duration::from_millis(60);
+/// The same while it is not known who leads: a new primary has to be found within a blink.
+const SEARCH: Duration = Duration::from_millis(10);
 /// Requests that wait for the window, in windows.
 const WAITING_WINDOWS: usize = 2;
 
@@ -77,6 +79,8 @@ pub(super) struct Session {
     /// The op of the registration; zero while there is none.
     pub(super) session: u64,
     registered_at: Option<Instant>,
+    /// The primary is gone, or another one was heard of, and no request was answered since.
+    searching: bool,
     next_number: u64,
     filling: Option<Filling>,
     waiting: VecDeque<Request>,
@@ -112,6 +116,7 @@ impl Session {
             view: 0,
             session: 0,
             registered_at: None,
+            searching: false,
             next_number: 1,
             filling: None,
             waiting: VecDeque::with_capacity(WAITING_WINDOWS * window + 1),
@@ -246,6 +251,7 @@ impl Session {
         let normal = frame.header.flags.get() & 1 == 1;
         let Ok(primary) = u16::try_from(frame.header.a.get()) else { return };
         if normal && view >= self.view && primary < self.replicas {
+            self.searching |= self.primary != ReplicaId(primary);
             (self.view, self.primary) = (view, ReplicaId(primary));
         }
     }
@@ -268,6 +274,7 @@ impl Session {
             return Answered::Nothing;
         }
         self.view = self.view.max(header.view.get());
+        self.searching = false;
         let Request { waiters, since, .. } = self.sent.pop_front().expect("looked at");
         Answered::Reply { waiters, since }
     }
@@ -295,7 +302,8 @@ impl Session {
         if self.session == 0 {
             return self.register(now, pool, effects);
         }
-        if self.sent.front().is_some_and(|request| now.since(request.sent) >= RESEND) {
+        let patience = if self.searching { SEARCH } else { RESEND };
+        if self.sent.front().is_some_and(|request| now.since(request.sent) >= patience) {
             for at in 0..self.sent.len() {
                 self.sent[at].sent = now;
                 effects.push(self.send(&self.sent[at]));
@@ -326,8 +334,11 @@ impl Session {
         }
     }
 
-    /// The primary's process is gone: somebody else will lead, after the next answers to pings.
-    pub(super) fn is_primary(&self, address: Address) -> bool {
-        address == self.address(self.primary)
+    /// A replica's process is gone. If it led, somebody else soon will: ask until it is known who.
+    pub(super) fn on_peer_reset(&mut self, address: Address, effects: &mut EdgeEffects) {
+        if address == self.address(self.primary) {
+            self.searching = true;
+            self.ping(effects);
+        }
     }
 }

@@ -163,8 +163,17 @@ impl<M: Machine> Replica<M> {
         true
     }
 
-    /// The primary of our view, or, when it does not answer, anybody.
+    /// The primary of our view, or, when it does not answer, anybody. Who is to lead asks those that told it of
+    /// their logs: whoever did not may be the one whose death made this view.
     fn repair_peer(&mut self) -> ReplicaId {
+        if self.status == Status::ViewChange {
+            let voters = self.peers().filter(|peer| self.view_change.has_voted(*peer)).count();
+            if voters > 0 {
+                let at = usize::try_from(self.random.next_u64() % voters as u64).expect("below 7");
+                let mut peers = self.peers().filter(|peer| self.view_change.has_voted(*peer));
+                return peers.nth(at).expect("counted");
+            }
+        }
         let primary = self.primary_of(self.view);
         if primary != self.me && self.repair.attempts.is_multiple_of(2) {
             primary

@@ -98,6 +98,11 @@ impl ViewChange {
         self.spent = view;
     }
 
+    /// Whether this replica told us of its log, for the view that we are to lead.
+    pub(super) fn has_voted(&self, replica: ReplicaId) -> bool {
+        self.dvcs[usize::from(replica.0)].is_some()
+    }
+
     pub(super) fn is_repairing(&self) -> bool {
         self.stage == Stage::Repairing
     }
