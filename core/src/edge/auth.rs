@@ -1,6 +1,6 @@
 //! Who a token belongs to. Static tokens until rights come with signed ones.
 
-use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 
 use crate::chat::is_user_name;
 use crate::types::TenantId;
@@ -16,7 +16,8 @@ const DEMO: &[u8] = b"demo:";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct User {
     pub(super) tenant: TenantId,
-    pub(super) name: String,
+    /// Shared, so that naming the author of a message copies nothing.
+    pub(super) name: Arc<str>,
 }
 
 /// Looks a token up. Every entry is compared, in a time that does not depend on where they differ.
@@ -25,7 +26,7 @@ pub(super) fn authenticate(config: &EdgeConfig, token: &[u8]) -> Option<User> {
         && let Some(name) = token.strip_prefix(DEMO)
     {
         let name = core::str::from_utf8(name).ok().filter(|name| is_user_name(name))?;
-        return Some(User { tenant: DEMO_TENANT, name: name.to_string() });
+        return Some(User { tenant: DEMO_TENANT, name: name.into() });
     }
     let digest = Digest::of(token).0;
     let mut found = None;
@@ -35,5 +36,5 @@ pub(super) fn authenticate(config: &EdgeConfig, token: &[u8]) -> Option<User> {
             found = Some(entry);
         }
     }
-    found.map(|entry| User { tenant: entry.tenant, name: entry.user.clone() })
+    found.map(|entry| User { tenant: entry.tenant, name: entry.user.as_str().into() })
 }

@@ -5,6 +5,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Bound::{Excluded, Unbounded};
 use core::time::Duration;
 
 use rand_chacha::rand_core::Rng;
@@ -509,9 +510,12 @@ impl Edge {
         if self.presence_due {
             self.report_presence();
         }
-        let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for connection in connections {
-            let client = self.connections.get_mut(&connection).expect("listed");
+        let mut after = ConnectionId(0);
+        // Step by step, because looking after one may end it.
+        while let Some((connection, client)) = self.connections.range_mut((Excluded(after), Unbounded)).next()
+        {
+            let connection = *connection;
+            after = connection;
             if client.queued > 0 && now.since(client.drained) >= STUCK {
                 self.close(connection, CloseCode::SLOW_CONSUMER, effects);
             } else if client.transport == Transport::WebSocket {
