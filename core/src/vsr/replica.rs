@@ -457,6 +457,12 @@ impl<M: Machine> Replica<M> {
         Some((slot.header?, slot.digest?))
     }
 
+    /// The header of any op of the linked part of the log, committed or not.
+    #[must_use]
+    pub fn header(&self, op: u64) -> Option<EntryHeader> {
+        self.journal.header(op).copied()
+    }
+
     pub fn machine(&self) -> &M {
         &self.machine
     }

@@ -175,6 +175,55 @@ impl Cluster {
         (self.around_turn)(false);
     }
 
+    /// Takes what the nodes have sent off the wire, undelivered.
+    pub(crate) fn collect(&mut self) -> Vec<(Address, Address, Frame)> {
+        for at in 0..self.nodes.len() {
+            self.wire.extend(self.outside[at].sent.drain(..));
+        }
+        self.wire.drain(..).collect()
+    }
+
+    /// Delivers all frames and those that follow from them; disks stand still.
+    pub(crate) fn settle_frames(&mut self) {
+        loop {
+            let frames = self.collect();
+            if frames.is_empty() {
+                return;
+            }
+            frames.into_iter().for_each(|(from, to, frame)| self.deliver(from, to, frame));
+        }
+    }
+
+    /// Completes one disk operation of a node; false when there is none.
+    pub(crate) fn complete_one(&mut self, at: usize) -> bool {
+        if self.outside[at].submitted.is_empty() {
+            return false;
+        }
+        let op = self.outside[at].submitted.remove(0);
+        let event = self.complete(at, op);
+        self.turn(at, Some(event));
+        true
+    }
+
+    /// A frame as a peer would make it.
+    pub(crate) fn forge(&mut self, from: usize, to: usize, command: Command, set: impl FnOnce(&mut Frame)) {
+        let mut frame = Frame { header: FrameHeader::new(command, CLUSTER, SHARD), payload: None };
+        set(&mut frame);
+        self.counter += 1;
+        frame.seal(replica(from), replica(to), 1, self.counter);
+        self.deliver(replica(from), replica(to), frame);
+    }
+
+    /// Lets time pass for the nodes while frames and disks stand still.
+    pub(crate) fn only_time(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() {
+            self.now.mono.0 += 1_000_000;
+            for at in 0..self.nodes.len() {
+                self.turn(at, None);
+            }
+        }
+    }
+
     /// Delivers and completes until nothing is left to do at this moment.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {

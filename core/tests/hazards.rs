@@ -1,0 +1,390 @@
+//! What is known to go wrong in replication, one story each, named by its number (`docs/hazards.md`).
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{Cluster, replica, say};
+use tigerchat_core::io::{DiskError, DiskOp, Event, Fatal};
+use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::types::Address;
+use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::frame::{Command, Frame};
+
+const LONG: Duration = Duration::from_secs(3);
+
+fn ready(replicas: u8) -> Cluster {
+    let mut cluster = Cluster::new(replicas);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    cluster.publish(1).expect("acknowledged");
+    cluster.pass(Duration::from_millis(30));
+    cluster
+}
+
+fn commands(frames: &[(Address, Address, Frame)]) -> Vec<Command> {
+    frames.iter().map(|(_, _, frame)| frame.header.command()).collect()
+}
+
+/// Puts a publish into the primary; frames and disks stand still.
+fn prepare_one(cluster: &mut Cluster, number: u64) {
+    let mut bytes = Vec::new();
+    say(cluster.key(number), "x").encode(&mut bytes).unwrap();
+    cluster.number += 1;
+    cluster.post_request(tigerchat_core::wire::entry::RequestKind::Commands, &bytes);
+    let (from, to, frame) = cluster.wire.pop_front().unwrap();
+    cluster.deliver(from, to, frame);
+}
+
+fn assert_agree(cluster: &Cluster) {
+    assert!((1..cluster.nodes.len()).all(|at| cluster.state(at) == cluster.state(0)));
+}
+
+#[test]
+fn h03_no_do_view_change_leaves_before_its_view_is_durable() {
+    let mut cluster = ready(3);
+    cluster.crash(0);
+    cluster.only_time(Duration::from_millis(400));
+    // Both backups ask; each hears the other; both enter the view. Their disks stand still.
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let frames = cluster.collect();
+        seen.extend(commands(&frames));
+        frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    }
+    assert!(seen.contains(&Command::StartViewChange));
+    assert_eq!(
+        (cluster.view(1).status, cluster.view(1).view),
+        (Status::ViewChange, 0),
+        "what it says is durable"
+    );
+    assert!(!seen.contains(&Command::DoViewChange));
+    cluster.settle();
+    assert!(cluster.primary().is_some());
+}
+
+#[test]
+fn h04_no_prepare_ok_leaves_before_the_entry_is_durable_and_the_primary_counts_itself_no_sooner() {
+    let mut cluster = ready(3);
+    let committed = cluster.view(0).commit_max;
+    prepare_one(&mut cluster, 2);
+    let frames = cluster.collect();
+    assert_eq!(commands(&frames), [Command::Prepare, Command::Prepare], "sent before it is flushed");
+    frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    assert!(!commands(&cluster.collect()).contains(&Command::PrepareOk));
+    assert!(cluster.complete_one(1));
+    let frames = cluster.collect();
+    assert_eq!(commands(&frames), [Command::PrepareOk]);
+    frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    assert_eq!(cluster.view(0).commit_max, committed, "one durable copy is no quorum");
+    assert!(cluster.complete_one(0));
+    assert_eq!(cluster.view(0).commit_max, committed + 1);
+}
+
+#[test]
+fn h07_a_commit_number_of_a_newer_view_commits_nothing() {
+    let mut cluster = ready(3);
+    prepare_one(&mut cluster, 2);
+    for (from, to, frame) in cluster.collect() {
+        cluster.deliver(from, to, frame);
+    }
+    let (before, head) = (cluster.view(1).commit, cluster.view(1).op);
+    assert!(head > before);
+    cluster.forge(2, 1, Command::Commit, |frame| {
+        frame.header.view = 5.into();
+        frame.header.op = head.into();
+        frame.header.commit = head.into();
+    });
+    assert_eq!((cluster.view(1).commit, cluster.view(1).commit_max), (before, before));
+}
+
+#[test]
+fn h08_a_prepare_ok_of_another_view_or_of_another_entry_is_not_counted() {
+    let mut cluster = ready(3);
+    cluster.crash(0);
+    cluster.pass(LONG);
+    let primary = cluster.primary().unwrap();
+    let other = if primary == 1 { 2 } else { 1 };
+    prepare_one(&mut cluster, 2);
+    while cluster.complete_one(primary) {}
+    cluster.collect();
+    let view = cluster.view(primary);
+    assert_eq!(view.commit_max + 1, view.op);
+    for (of_view, digest) in [(view.view - 1, true), (view.view, false)] {
+        let (_, real) = digest_of_head(&cluster, primary);
+        cluster.forge(other, primary, Command::PrepareOk, |frame| {
+            frame.header.view = of_view.into();
+            frame.header.op = view.op.into();
+            let half = if digest { real } else { real ^ 1 };
+            frame.header.a = u64::try_from(half & u128::from(u64::MAX)).unwrap().into();
+            frame.header.b = u64::try_from(half >> 64).unwrap().into();
+        });
+        assert_eq!(
+            cluster.view(primary).commit_max,
+            view.commit_max,
+            "view {of_view}, right digest: {digest}"
+        );
+    }
+}
+
+/// The head's op, and the half of its digest that a prepare_ok carries, from the prepare that is sent again.
+fn digest_of_head(cluster: &Cluster, primary: usize) -> (u64, u128) {
+    let head = cluster.view(primary).op;
+    let entry = cluster.replica(primary).header(head).expect("the head is known");
+    (head, entry.digest().half())
+}
+
+#[test]
+fn h09_one_replica_is_one_voter_however_often_it_is_heard() {
+    let mut cluster = ready(5);
+    // Only replica 1, primary of view 1, and replica 4 are left: no quorum of five.
+    [0, 2, 3].into_iter().for_each(|at| cluster.crash(at));
+    cluster.pass(Duration::from_millis(300));
+    for _ in 0..6 {
+        for view in 1..=6_u64 {
+            cluster.forge(4, 1, Command::StartViewChange, |frame| frame.header.op = view.into());
+        }
+        cluster.settle();
+        cluster.pass(Duration::from_millis(100));
+    }
+    assert_eq!(cluster.view(1).view, 0);
+    assert_eq!(cluster.primary(), None);
+}
+
+#[test]
+fn h10_no_start_view_leaves_before_the_new_log_is_durable() {
+    let mut cluster = ready(3);
+    cluster.crash(0);
+    let mut announced = false;
+    for _ in 0..2000 {
+        cluster.only_time(Duration::from_millis(1));
+        let frames = cluster.collect();
+        for (from, to, frame) in frames {
+            if frame.header.command() == Command::StartView {
+                let view = frame.header.view.get();
+                let Address::Replica { replica: sender, .. } = from else { panic!("a replica") };
+                let disk = &cluster.outside[usize::from(sender.0)].disk;
+                assert_eq!(Superblock::open(disk).unwrap().log_view, view, "the disk says it first");
+                announced = true;
+            }
+            cluster.deliver(from, to, frame);
+        }
+        for at in 1..3 {
+            cluster.complete_one(at);
+        }
+    }
+    assert!(announced);
+}
+
+#[test]
+fn h11_a_replica_that_missed_many_views_joins_again() {
+    let mut cluster = ready(3);
+    cluster.crash(2);
+    // Views go up while replica 2 is away: each primary dies once.
+    for _ in 0..4 {
+        let primary = cluster.primary().unwrap();
+        cluster.crash(primary);
+        cluster.start(primary);
+        cluster.pass(LONG);
+    }
+    let view = cluster.view(cluster.primary().unwrap()).view;
+    assert!(view >= 4, "{view}");
+    cluster.start(2);
+    cluster.pass(LONG);
+    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
+    assert_eq!(cluster.view(2).view, cluster.view(cluster.primary().unwrap()).view);
+}
+
+#[test]
+fn h14_an_entry_of_a_deposed_primary_replaces_nothing_and_moves_no_head() {
+    let mut cluster = ready(3);
+    // Replica 0 prepares alone; nobody gets it.
+    for other in [1, 2] {
+        cluster.cut.push((replica(0), replica(other)));
+        cluster.cut.push((replica(other), replica(0)));
+    }
+    prepare_one(&mut cluster, 2);
+    let late: Vec<_> = cluster
+        .collect()
+        .into_iter()
+        .filter(|(_, _, frame)| frame.header.command() == Command::Prepare)
+        .collect();
+    assert_eq!(late.len(), 2);
+    cluster.pass(LONG);
+    cluster.number -= 1;
+    cluster.publish(3).expect("the others go on");
+    let before = (cluster.view(1).op, cluster.view(2).op, cluster.state(1));
+    cluster.cut.clear();
+    for (from, to, frame) in late {
+        cluster.deliver(from, to, frame);
+    }
+    assert_eq!((cluster.view(1).op, cluster.view(2).op, cluster.state(1)), before);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
+#[test]
+fn h15_a_backup_executes_nothing_across_a_gap() {
+    let mut cluster = ready(3);
+    let before = cluster.view(1).commit;
+    cluster.cut.push((replica(0), replica(1)));
+    prepare_one(&mut cluster, 2);
+    cluster.settle();
+    cluster.cut.clear();
+    prepare_one(&mut cluster, 3);
+    for (from, to, frame) in cluster.collect() {
+        cluster.deliver(from, to, frame);
+    }
+    assert_eq!(cluster.view(1).commit, before, "the entry in between is missing");
+    cluster.settle();
+    cluster.pass(Duration::from_millis(300));
+    assert_agree(&cluster);
+    assert!(cluster.view(1).commit >= before + 2);
+}
+
+#[test]
+fn h19_a_primary_whose_disk_stands_still_is_replaced() {
+    let mut cluster = ready(3);
+    let view = cluster.view(0).view;
+    // Both backups' acknowledgements are lost too: its entry finds no quorum, though its heartbeats flow.
+    cluster.cut.extend([(replica(1), replica(0)), (replica(2), replica(0))]);
+    prepare_one(&mut cluster, 2);
+    cluster.pass(LONG);
+    let primary = cluster.primary().expect("another primary");
+    assert!(primary != 0 && cluster.view(primary).view > view);
+}
+
+#[test]
+fn h21_a_replica_that_is_still_reading_its_disk_votes_for_nothing() {
+    let mut cluster = ready(3);
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.collect();
+    cluster.forge(2, 1, Command::StartViewChange, |frame| frame.header.op = 9.into());
+    cluster.forge(2, 1, Command::Ping, |_| {});
+    assert!(cluster.collect().is_empty(), "it says nothing at all");
+    cluster.settle();
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(cluster.view(1).status, Status::Normal);
+}
+
+#[test]
+fn h25_what_a_view_change_truncated_never_comes_back_from_the_disk() {
+    let mut cluster = ready(3);
+    for other in [1, 2] {
+        cluster.cut.push((replica(0), replica(other)));
+        cluster.cut.push((replica(other), replica(0)));
+    }
+    for number in 2..=4 {
+        prepare_one(&mut cluster, number);
+    }
+    cluster.settle();
+    let alone = cluster.view(0).op;
+    cluster.pass(LONG);
+    cluster.cut.clear();
+    cluster.pass(LONG);
+    assert!(cluster.view(0).op < alone, "truncated");
+    for _ in 0..2 {
+        cluster.crash(0);
+        cluster.start(0);
+        cluster.pass(LONG);
+        assert!(cluster.view(0).op < alone, "and not read again");
+    }
+    assert_agree(&cluster);
+}
+
+#[test]
+fn h27_a_damaged_entry_is_fetched_from_a_peer_and_never_reported_as_absent() {
+    let mut cluster = ready(3);
+    for number in 2..=9 {
+        cluster.publish(number).unwrap();
+    }
+    cluster.pass(Duration::from_millis(50));
+    cluster.crash(1);
+    let layout = cluster.config.layout;
+    // An entry in the middle of the log, damaged in its body.
+    let slot = u32::try_from(5 % u64::from(layout.wal_slots)).unwrap();
+    let at = usize::try_from(layout.slot_offset(slot)).unwrap();
+    cluster.outside[1].disk[at + 200] ^= 1;
+    cluster.start(1);
+    cluster.settle();
+    cluster.crash(0);
+    cluster.pass(LONG);
+    cluster.start(0);
+    cluster.pass(LONG);
+    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
+    cluster.register();
+    assert_eq!(cluster.publish(10).unwrap().seq, 10, "nothing was truncated");
+    cluster.pass(Duration::from_millis(100));
+    assert_agree(&cluster);
+}
+
+#[test]
+fn h31_a_failed_flush_ends_the_replica_and_other_disk_errors_do_not() {
+    for (error, ends) in [(DiskError::Fsync, true), (DiskError::Write, false), (DiskError::Full, false)] {
+        let mut cluster = ready(3);
+        prepare_one(&mut cluster, 2);
+        for (from, to, frame) in cluster.collect() {
+            cluster.deliver(from, to, frame);
+        }
+        let op = cluster.outside[1].submitted.remove(0);
+        let DiskOp::Write { token, .. } = op else { panic!("a write of the log") };
+        cluster.turn(1, Some(Event::Stored { token, result: Err(error) }));
+        assert_eq!(cluster.outside[1].stopped, ends.then_some(Fatal::FsyncFailed), "{error:?}");
+        if !ends {
+            cluster.settle();
+            cluster.pass(Duration::from_millis(300));
+            assert_agree(&cluster);
+        }
+    }
+}
+
+#[test]
+fn h33_a_replica_that_slept_for_about_one_wrap_comes_back_whole() {
+    let slots = u64::from(Cluster::new(3).config.layout.wal_slots);
+    for asleep in [slots - 2, slots - 1, slots, slots + 1, slots + slots / 2, 2 * slots] {
+        let mut cluster = ready(3);
+        cluster.crash(2);
+        for number in 0..asleep {
+            cluster.publish(number + 2).expect("acknowledged");
+        }
+        cluster.start(2);
+        cluster.pass(LONG);
+        assert_eq!(cluster.statuses(), [Status::Normal; 3], "asleep for {asleep}");
+        assert_agree(&cluster);
+    }
+}
+
+#[test]
+fn h37_a_crash_at_any_disk_operation_of_a_checkpoint_loses_nothing() {
+    // One replica: nobody can help it.
+    for stop_after in 0..40 {
+        let mut cluster = ready(1);
+        let interval = u64::from(cluster.config.layout.wal_slots) / 2;
+        for number in 2..interval {
+            cluster.publish(number).expect("acknowledged");
+        }
+        let acknowledged = interval - 1;
+        prepare_one(&mut cluster, 9_000);
+        for _ in 0..stop_after {
+            cluster.complete_one(0);
+        }
+        cluster.crash(0);
+        cluster.start(0);
+        cluster.settle();
+        cluster.pass(Duration::from_secs(8));
+        cluster.register();
+        let seq = cluster.publish(9_001).expect("serves again").seq;
+        assert!(seq == acknowledged + 1 || seq == acknowledged + 2, "after {stop_after}: {seq}");
+    }
+}
+
+#[test]
+fn h46_a_reply_names_the_request_that_it_answers() {
+    let mut cluster = ready(3);
+    let key = cluster.key(2);
+    cluster.request(&[say(key, "mine")]).unwrap();
+    // The same number with other commands: no reply of another request is passed off as its own.
+    assert_eq!(cluster.again(&[say(key, "other")]), None);
+}
