@@ -102,13 +102,8 @@ impl Dev {
             }
         }));
         let dev = Self { ws: ws_address, line: line_address, lines, stages, stoppers, threads };
-        let started = Instant::now();
-        is_ready.recv_timeout(READY).map_err(|_| {
-            format!(
-                "the cluster did not become ready within {} s: see the messages above",
-                started.elapsed().as_secs()
-            )
-        })?;
+        let late = |_| format!("the cluster did not become ready within {} s: see above", READY.as_secs());
+        is_ready.recv_timeout(READY).map_err(late)?;
         Ok(dev)
     }
 
