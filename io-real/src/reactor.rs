@@ -139,7 +139,7 @@ fn read_clocks(started: StdInstant) -> Now {
 }
 
 impl Reactor {
-    /// Makes a loop without a state machine yet: see [`Self::node_mut`].
+    /// Makes a loop without a state machine yet: see [`Self::add_replica`] and [`Self::set_edge`].
     pub fn new(wiring: Wiring, pool: &Pool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
