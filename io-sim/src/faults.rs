@@ -115,6 +115,7 @@ impl Plan {
             slow_disk,
             pauses,
             clock_offset,
+            links: true,
             breaks,
             broken,
         }
@@ -137,6 +138,8 @@ pub struct Drawn {
     pub pauses: Option<Pauses>,
     /// Wall clocks are off by up to this, in both directions.
     pub clock_offset: Duration,
+    /// Each user's connection has a latency and a rate of its own.
+    pub links: bool,
     /// A user's connection breaks after this long in the mean.
     pub breaks: Option<Duration>,
     /// A minority stays broken after the healing.
@@ -345,6 +348,8 @@ pub struct Work {
     pub think: Duration,
     /// Answered publishes that are sent again later, with the same key.
     pub again: Ppm,
+    /// A user who types lines.
+    pub line: bool,
     /// A user who sends garbage.
     pub hostile: bool,
 }
@@ -357,6 +362,7 @@ impl Work {
             operations: u32::try_from(random.within(220..=420)).expect("small"),
             think: ms(5..=80, random),
             again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
+            line: random.chance(400_000),
             hostile,
         }
     }

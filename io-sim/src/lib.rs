@@ -9,9 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod connections;
 pub mod disk;
 pub mod faults;
-pub mod gateway;
 pub mod history;
 pub mod network;
 pub mod observer;
@@ -21,6 +21,7 @@ pub mod report;
 mod run;
 pub mod scenario;
 mod script;
+mod speech;
 mod trouble;
 pub mod users;
 pub mod world;

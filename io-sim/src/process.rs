@@ -17,7 +17,6 @@ use zerocopy::IntoBytes;
 
 use crate::clock::Skew;
 use crate::disk::Disk;
-use crate::gateway::{Ask, Gateway, Told};
 
 /// The one data file of a replica's process.
 pub const FILE: FileId = FileId(0);
@@ -40,10 +39,6 @@ pub struct Process {
     /// Its address, as long as it is up.
     pub address: Option<Address>,
     pub node: Option<Node>,
-    /// In worlds that look at replication alone an edge is this.
-    pub gateway: Option<Gateway>,
-    /// What the gateway told its users in the last turn.
-    pub told: Vec<Told>,
     /// Outlives the process so that it need not be made anew; full whenever the process is down.
     pub pool: Pool,
     pub disk: Option<Disk>,
@@ -58,7 +53,6 @@ pub struct Process {
     pub trap: Option<Trap>,
     /// A frame that found no buffer.
     pub starved: u64,
-    gateway_deadline: Instant,
     acts: Vec<Act>,
 }
 
@@ -86,10 +80,8 @@ pub enum Inbound {
     Frame(Bytes),
     Stored { token: Token, result: Result<Option<Message>, DiskError> },
     Reset(Address),
-    Ask(Ask),
-    Opened { connection: ConnectionId, transport: Transport, token: Option<Vec<u8>> },
+    Opened { connection: ConnectionId, transport: Transport },
     Said { connection: ConnectionId, bytes: Vec<u8> },
-    TooLarge { connection: ConnectionId },
     Drained { connection: ConnectionId, bytes: usize },
     Closed { connection: ConnectionId },
 }
@@ -101,7 +93,7 @@ pub enum Act {
     Submit(DiskOp),
     Flush,
     Client { to: ConnectionId, bytes: Vec<u8> },
-    Close { to: ConnectionId, why: CloseCode },
+    Close { to: ConnectionId },
     Stop(Fatal),
 }
 
@@ -112,8 +104,6 @@ impl Process {
             role,
             address: None,
             node: None,
-            gateway: None,
-            told: Vec::new(),
             pool,
             disk,
             skew,
@@ -123,69 +113,28 @@ impl Process {
             paused_until: Instant(0),
             trap: None,
             starved: 0,
-            gateway_deadline: Instant(0),
             acts: Vec::new(),
         }
     }
 
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.node.is_some() || self.gateway.is_some()
+        self.node.is_some()
     }
 
     /// Runs one turn over all that came in. The effects are the caller's to carry out, and to give back with
     /// [`Process::recycle`].
     pub fn turn(&mut self, now: Instant) -> Vec<Act> {
-        if self.gateway.is_some() {
-            return self.gateway_turn(now);
-        }
         let Some(node) = &mut self.node else { return Vec::new() };
         let mut outside = Outside { now: self.skew.read(now), acts: std::mem::take(&mut self.acts) };
         let mut inbox = std::mem::take(&mut self.inbox);
         let (pool, starved) = (&self.pool, &mut self.starved);
-        let is_edge = matches!(self.role, Role::Edge(_));
-        let mut said: Vec<u8>;
-        // Events borrow what clients said; those turns take one event each, as a loop that reads sockets would.
-        let mut frames = Vec::new();
-        for inbound in inbox.drain(..) {
-            match inbound {
-                Inbound::Said { connection, bytes } => {
-                    node.turn(&mut outside, frames.drain(..));
-                    said = bytes;
-                    let event = EdgeEvent::Frame { connection, bytes: &said };
-                    node.turn(&mut outside, std::iter::once(NodeEvent::Edge(event)));
-                }
-                Inbound::Opened { connection, transport, token } => {
-                    node.turn(&mut outside, frames.drain(..));
-                    let event = EdgeEvent::Opened { connection, transport, token: token.as_deref() };
-                    node.turn(&mut outside, std::iter::once(NodeEvent::Edge(event)));
-                }
-                other => frames.extend(event_of(other, is_edge, self.address, pool, starved)),
-            }
-        }
-        node.turn(&mut outside, frames.drain(..));
+        let (is_edge, address) = (matches!(self.role, Role::Edge(_)), self.address);
+        let events =
+            inbox.iter_mut().filter_map(|inbound| event_of(inbound, is_edge, address, pool, starved));
+        node.turn(&mut outside, events);
+        inbox.clear();
         self.inbox = inbox;
-        outside.acts
-    }
-
-    fn gateway_turn(&mut self, now: Instant) -> Vec<Act> {
-        let Some(gateway) = &mut self.gateway else { return Vec::new() };
-        let mut outside = Outside { now: self.skew.read(now), acts: std::mem::take(&mut self.acts) };
-        for inbound in self.inbox.drain(..) {
-            match inbound {
-                Inbound::Frame(bytes) => {
-                    let Some(to) = self.address else { continue };
-                    let Some(frame) = decode(&bytes, to, &self.pool, &mut self.starved) else { continue };
-                    if let Some(Address::Replica { replica, .. }) = frame.header.from() {
-                        gateway.on_frame(now, replica, &frame, &mut self.told);
-                    }
-                }
-                Inbound::Ask(ask) => gateway.ask(ask),
-                _ => {}
-            }
-        }
-        gateway.turn(now, &mut outside);
-        self.gateway_deadline = gateway.deadline(now);
         outside.acts
     }
 
@@ -198,17 +147,12 @@ impl Process {
     /// When the node wants to be woken, in the world's time.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        if self.gateway.is_some() {
-            return Some(self.gateway_deadline);
-        }
         self.node.as_ref()?.deadline().map(|at| self.skew.world(at))
     }
 
     /// The process ends without a word. Says which buffers it left behind: an error.
     pub fn end(&mut self, power: bool) -> Option<String> {
         self.node = None;
-        self.gateway = None;
-        self.told.clear();
         self.address = None;
         self.inbox.clear();
         self.acts.clear();
@@ -223,16 +167,17 @@ impl Process {
     }
 }
 
-fn event_of(
-    inbound: Inbound,
+/// What came in as an event; what it holds is borrowed or taken.
+fn event_of<'a>(
+    inbound: &'a mut Inbound,
     is_edge: bool,
     address: Option<Address>,
     pool: &Pool,
     starved: &mut u64,
-) -> Option<NodeEvent<'static>> {
+) -> Option<NodeEvent<'a>> {
     let event = match inbound {
         Inbound::Frame(bytes) => {
-            let frame = decode(&bytes, address?, pool, starved)?;
+            let frame = decode(bytes, address?, pool, starved)?;
             let from = frame.header.from()?;
             if is_edge {
                 NodeEvent::Edge(EdgeEvent::Received { from, frame })
@@ -240,14 +185,23 @@ fn event_of(
                 NodeEvent::Replica(FILE, Event::Received { from, frame })
             }
         }
-        Inbound::Stored { token, result } => NodeEvent::Replica(FILE, Event::Stored { token, result }),
-        Inbound::Reset(peer) if is_edge => NodeEvent::Edge(EdgeEvent::PeerReset(peer)),
-        Inbound::Reset(peer) => NodeEvent::Replica(FILE, Event::PeerReset(peer)),
-        Inbound::TooLarge { connection } => NodeEvent::Edge(EdgeEvent::TooLarge { connection }),
-        Inbound::Drained { connection, bytes } => NodeEvent::Edge(EdgeEvent::Drained { connection, bytes }),
-        Inbound::Closed { connection } => NodeEvent::Edge(EdgeEvent::Closed { connection }),
-        Inbound::Said { .. } | Inbound::Opened { .. } => unreachable!("handled where their bytes live"),
-        Inbound::Ask(_) => unreachable!("only gateways are asked"),
+        Inbound::Stored { token, result } => {
+            let result = std::mem::replace(result, Ok(None));
+            NodeEvent::Replica(FILE, Event::Stored { token: *token, result })
+        }
+        Inbound::Reset(peer) if is_edge => NodeEvent::Edge(EdgeEvent::PeerReset(*peer)),
+        Inbound::Reset(peer) => NodeEvent::Replica(FILE, Event::PeerReset(*peer)),
+        Inbound::Opened { connection, transport } => {
+            let (connection, transport) = (*connection, *transport);
+            NodeEvent::Edge(EdgeEvent::Opened { connection, transport, token: None })
+        }
+        Inbound::Said { connection, bytes } => {
+            NodeEvent::Edge(EdgeEvent::Frame { connection: *connection, bytes })
+        }
+        Inbound::Drained { connection, bytes } => {
+            NodeEvent::Edge(EdgeEvent::Drained { connection: *connection, bytes: *bytes })
+        }
+        Inbound::Closed { connection } => NodeEvent::Edge(EdgeEvent::Closed { connection: *connection }),
     };
     Some(event)
 }
@@ -307,8 +261,8 @@ impl Clients for Outside {
     fn send(&mut self, to: ConnectionId, bytes: Message) {
         self.acts.push(Act::Client { to, bytes: bytes.to_vec() });
     }
-    fn close(&mut self, to: ConnectionId, why: CloseCode) {
-        self.acts.push(Act::Close { to, why });
+    fn close(&mut self, to: ConnectionId, _: CloseCode) {
+        self.acts.push(Act::Close { to });
     }
 }
 

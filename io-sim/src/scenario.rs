@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `cluster replicas=3 edges=2` | first of all; `seed=7` for other draws |
 //! | `user alice edge=0` | a user who is served by that edge |
-//! | `alice open general`, `enter`, `leave`, `history`, `subscribe ROOM now\|since=3\|last=2` | calls |
+//! | `alice open general`, `history`, `subscribe ROOM now\|since=3\|last=2`, `unsubscribe` | calls |
 //! | `alice publish general some text` | |
 //! | `alice retry`, `alice again`, `alice move edge=1` | asks again what is unanswered; sends her last answered message once more; goes to another edge |
 //! | `run 100ms` | lets time pass |
@@ -142,15 +142,25 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
 /// A world in which nothing goes wrong by itself and everything takes its fixed time.
 fn still(shape: Shape) -> Drawn {
     let us = |micros| Duration::from_micros(micros)..=Duration::from_micros(micros);
-    let work =
-        Work { users: 0, rooms: 0, operations: 0, think: Duration::from_millis(1), again: 0, hostile: false };
+    let think = Duration::from_millis(1);
+    let work = Work { users: 0, rooms: 0, operations: 0, think, again: 0, line: false, hostile: false };
     let base = Duration::from_millis(1);
     Drawn {
         shape,
         latency: Latency { base, jitter: Duration::ZERO, tail_chance: 0, tail: Duration::ZERO },
         disk: DiskSpeed { read: us(50), write: us(50), flush: us(500) },
         work,
+        links: false,
         ..Plan::CALM.draw(0)
+    }
+}
+
+/// The text of a message that a scenario published.
+fn text_of(body: &[u8]) -> String {
+    let body = String::from_utf8_lossy(body).into_owned();
+    match body.strip_prefix("{\"text\":\"").and_then(|text| text.strip_suffix("\"}")) {
+        Some(text) => text.to_owned(),
+        None => body,
     }
 }
 
@@ -296,9 +306,10 @@ impl Stage<'_> {
         for replica in end.replicas {
             let held = replica.rooms.into_iter().find(|held| held.room == room);
             let messages = held.map(|held| held.messages).unwrap_or_default();
-            let body = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
-            let messages: Vec<_> =
-                messages.iter().map(|it| format!("{} {}: {}", it.seq, it.author, body(&it.body))).collect();
+            let messages: Vec<_> = messages
+                .iter()
+                .map(|it| format!("{} {}: {}", it.seq, it.author, text_of(&it.body)))
+                .collect();
             let text = if messages.is_empty() { "nothing".to_owned() } else { messages.join("; ") };
             let who = format!("r{}", replica.replica.0);
             match lines.iter_mut().find(|(held, _)| *held == text) {
@@ -335,17 +346,16 @@ impl Stage<'_> {
         let user = self.names.iter().position(|known| known == name).ok_or("no such user or command")?;
         match call {
             ["publish", room, text @ ..] => {
-                self.world.user_publishes(user, room, text.join(" ").into_bytes());
+                self.world.user_publishes(user, room, &text.join(" "));
             }
             ["open", room] => self.world.user_opens(user, room),
-            ["enter", room] => self.world.user_enters(user, room, true),
-            ["leave", room] => self.world.user_enters(user, room, false),
             ["history", room] => self.world.user_reads(user, room),
             ["subscribe", room, mode @ ..] => {
                 let since = value(mode, "since").map(str::parse).transpose().map_err(|_| "since=SEQ")?;
                 let last = value(mode, "last").map(str::parse).transpose().map_err(|_| "last=COUNT")?;
                 self.world.user_subscribes(user, room, since, last);
             }
+            ["unsubscribe", room] => self.world.user_unsubscribes(user, room),
             ["retry"] => self.world.user_retries(user),
             ["again"] => self.world.user_sends_again(user),
             ["move", rest @ ..] => {
@@ -369,8 +379,9 @@ impl Stage<'_> {
             What::Subscribed { user, room, next, .. } => {
                 format!("{}: subscribed to {room}, {next} is next", name(user))
             }
+            What::Unsubscribed { user, room } => format!("{}: no longer in {room}", name(user)),
             What::Delivered { user, message } => {
-                let body = String::from_utf8_lossy(&message.body);
+                let body = text_of(&message.body);
                 format!("{}: got {} from {}: {body}", name(user), message.seq, message.author)
             }
             What::HistoryRead { user, room, head, messages, .. } => {

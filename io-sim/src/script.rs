@@ -1,45 +1,30 @@
 //! Users who do what a scenario says, and nothing by themselves.
 
-use std::collections::BTreeMap;
-
 use tigerchat_core::wire::chat::Key;
 
 use crate::clock::wall;
-use crate::history::{CallId, UserId};
+use crate::history::CallId;
 use crate::network::Place;
-use crate::users::{Message, Mode, User, Wanted};
+use crate::users::{Kind, Message, Mode, User, Wanted, json_body};
 use crate::world::World;
 
 impl World<'_> {
     pub(crate) fn add_user(&mut self, name: &str, home: Place) {
-        let id = UserId(u32::try_from(self.users.users.len()).expect("few users"));
-        self.users.users.push(User {
-            id,
-            name: name.to_owned(),
-            home: Some(home),
-            floor: 0,
-            in_flight: Vec::new(),
-            subscriptions: BTreeMap::new(),
-            entered: None,
-            remembered: Vec::new(),
-            opened: true,
-            breaks_at: None,
-        });
+        let user = self.users.users.len();
+        let id = u32::try_from(user).expect("few users");
+        self.users.users.push(User::new(id, name.to_owned(), Kind::App));
+        self.settle(user, home);
     }
 
     pub(crate) fn user_opens(&mut self, user: usize, room: &str) {
         self.set_out(user, Wanted::Open(room.to_owned()));
     }
 
-    pub(crate) fn user_publishes(&mut self, user: usize, room: &str, body: Vec<u8>) {
+    pub(crate) fn user_publishes(&mut self, user: usize, room: &str, text: &str) {
         let key = Key::new(wall(self.now).0 / 1_000_000, self.users.random.bytes());
         let call = CallId(self.users.next_call);
+        let body = json_body(text).into_bytes();
         self.set_out(user, Wanted::Publish(Message { call, room: room.to_owned(), key, body }));
-    }
-
-    pub(crate) fn user_enters(&mut self, user: usize, room: &str, enters: bool) {
-        let room = room.to_owned();
-        self.set_out(user, if enters { Wanted::Enter(room) } else { Wanted::Leave(room) });
     }
 
     pub(crate) fn user_reads(&mut self, user: usize, room: &str) {
@@ -53,6 +38,10 @@ impl World<'_> {
             (None, None) => Mode::Now,
         };
         self.set_out(user, Wanted::Subscribe { room: room.to_owned(), mode });
+    }
+
+    pub(crate) fn user_unsubscribes(&mut self, user: usize, room: &str) {
+        self.set_out(user, Wanted::Unsubscribe(room.to_owned()));
     }
 
     /// Asks again what is not answered.
@@ -70,7 +59,10 @@ impl World<'_> {
 
     /// Goes to another edge, resumes there and asks again.
     pub(crate) fn user_moves(&mut self, user: usize, home: Place) {
+        if let Some(connection) = self.users.users[user].home.as_ref().map(|home| home.connection) {
+            self.hang_up(connection);
+        }
         self.leave_home(user);
-        self.resume(user, home);
+        self.settle(user, home);
     }
 }

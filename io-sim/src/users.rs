@@ -1,22 +1,23 @@
 //! Simulated users: what they want, what they are told, and what an observer learns of both.
 //!
-//! The one law: **a call keeps its key for ever.** A user who hears nothing, loses the connection or moves to
-//! another edge asks again with the same key; what becomes of it is one call in the history.
+//! They say to edges the bytes that real clients say. The one law: **a call keeps its key for ever.** A user who
+//! hears nothing, loses the connection or moves to another edge asks again with the same key; what becomes of it is
+//! one call in the history.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tigerchat_core::types::Instant;
-use tigerchat_core::wire::chat::{AnswerHead, Command, KIND_MESSAGE, Key, Outcome, Publish};
+use tigerchat_core::errors::ErrorCode;
+use tigerchat_core::io::Transport;
+use tigerchat_core::types::{ConnectionId, Instant};
+use tigerchat_core::wire::chat::Key;
 
-use crate::TENANT;
 use crate::clock::wall;
 use crate::faults::{Drawn, Work};
-use crate::gateway::{Ask, Told, encoded};
-use crate::history::{CallId, SeenMessage, UserId, What};
+use crate::history::{CallId, UserId, What};
 use crate::network::Place;
-use crate::process::Inbound;
 use crate::random::Random;
+use crate::speech::{self, Frame, key_text};
 use crate::world::{Event, World};
 
 /// A user asks again when nothing was heard for this long.
@@ -25,14 +26,14 @@ const PATIENCE: Duration = Duration::from_millis(900);
 const IN_FLIGHT_MAX: usize = 6;
 /// Answered publishes that a user remembers, to send one of them again much later.
 const REMEMBERED: usize = 64;
-/// Nobody waits for the answer.
-const NOBODY: CallId = CallId(0);
+/// Messages of a page that a user asks for.
+const PAGE: u32 = 20;
 
 /// All users of a world.
 #[derive(Debug)]
 pub struct Users {
     pub(crate) users: Vec<User>,
-    rooms: Vec<String>,
+    pub(crate) rooms: Vec<String>,
     calls: BTreeMap<CallId, Call>,
     pub(crate) next_call: u64,
     work: Work,
@@ -44,31 +45,59 @@ pub struct Users {
     pub operations: u64,
 }
 
+/// What kind of client a user has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Speaks JSON in WebSocket frames, and all of it.
+    App,
+    /// Types lines, and never looks back.
+    Line,
+    /// Sends what no client should.
+    Hostile,
+}
+
 #[derive(Debug)]
 pub(crate) struct User {
     pub(crate) id: UserId,
     pub(crate) name: String,
-    /// The process that serves it, while it is connected.
-    pub(crate) home: Option<Place>,
-    /// The highest op that it has seen the effects of: the floor of its reads.
-    pub(crate) floor: u64,
+    pub(crate) kind: Kind,
+    /// The connection to the edge that serves it.
+    pub(crate) home: Option<Home>,
+    /// The highest op that it has seen the effects of: what it tells an edge when it connects.
+    floor: u64,
     pub(crate) in_flight: Vec<CallId>,
     pub(crate) subscriptions: BTreeMap<String, Subscription>,
-    /// The room that it is present in.
-    pub(crate) entered: Option<String>,
     pub(crate) remembered: Vec<Message>,
     /// It knows that its rooms are open.
-    pub(crate) opened: bool,
-    pub(crate) breaks_at: Option<Instant>,
+    opened: bool,
+    breaks_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) connection: ConnectionId,
+    /// The edge has answered.
+    pub(crate) open: bool,
+    /// What came and is no whole frame yet.
+    heard: Vec<u8>,
+    /// A line user is in its room.
+    pub(crate) joined: bool,
+}
+
+/// What reaches a user over its connection.
+#[derive(Debug)]
+pub(crate) enum Heard<'a> {
+    Opened,
+    Bytes(&'a [u8]),
+    Closed,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription {
     epoch: u64,
     next: u64,
-    /// A page is on its way.
-    paging: bool,
-    heard: Instant,
+    /// On this connection.
+    live: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +113,8 @@ struct Call {
     user: usize,
     what: Wanted,
     asked: Instant,
+    /// This connection owes an answer.
+    owed: bool,
     answered: bool,
 }
 
@@ -91,23 +122,17 @@ struct Call {
 pub(crate) enum Wanted {
     Open(String),
     Publish(Message),
-    Enter(String),
-    Leave(String),
-    /// A page for its own sake.
     History {
         room: String,
         from: u64,
     },
-    /// The first page of a subscription, which says where it begins.
     Subscribe {
         room: String,
         mode: Mode,
     },
-    /// The next page of one.
-    CatchUp {
-        room: String,
-        from: u64,
-    },
+    /// A subscription goes on, on another connection.
+    Resume(String),
+    Unsubscribe(String),
 }
 
 /// Where a subscription begins.
@@ -118,25 +143,42 @@ pub(crate) enum Mode {
     Last(u64),
 }
 
+impl User {
+    pub(crate) fn new(id: u32, name: String, kind: Kind) -> Self {
+        Self {
+            id: UserId(id),
+            name,
+            kind,
+            home: None,
+            floor: 0,
+            in_flight: Vec::new(),
+            subscriptions: BTreeMap::new(),
+            remembered: Vec::new(),
+            opened: true,
+            breaks_at: None,
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.home.as_ref().is_some_and(|home| home.open)
+    }
+}
+
 impl Users {
     #[must_use]
     pub fn new(drawn: &Drawn, seed: u64) -> Self {
         let work = drawn.work;
         let mut random = Random::new(seed, "users", 0);
-        let user = |id: u8| User {
-            id: UserId(id.into()),
-            name: format!("user{id}"),
-            home: None,
-            floor: 0,
-            in_flight: Vec::new(),
-            subscriptions: BTreeMap::new(),
-            entered: None,
-            remembered: Vec::new(),
-            opened: false,
+        let mut kinds = vec![Kind::App; work.users.into()];
+        kinds.extend(work.line.then_some(Kind::Line));
+        kinds.extend(work.hostile.then_some(Kind::Hostile));
+        let user = |(id, kind): (u32, Kind)| User {
+            opened: kind != Kind::App,
             breaks_at: drawn.breaks.map(|mean| Instant(0).after(random.waiting(mean))),
+            ..User::new(id, format!("user{id}"), kind)
         };
         Self {
-            users: (0..work.users).map(user).collect(),
+            users: (0..).zip(kinds).map(user).collect(),
             rooms: (0..work.rooms).map(|room| format!("room{room}")).collect(),
             calls: BTreeMap::new(),
             next_call: 1,
@@ -156,51 +198,69 @@ impl Users {
     /// Whether nobody waits for anything any more.
     #[must_use]
     pub fn are_done(&self) -> bool {
-        self.left == 0 && self.users.iter().all(|user| user.home.is_some() && self.is_served(user))
+        self.left == 0 && self.users.iter().all(|user| self.is_served(user))
     }
 
     fn is_served(&self, user: &User) -> bool {
         let head = |room: &String| self.heads.get(room).copied().unwrap_or(0);
-        user.in_flight.is_empty() && user.subscriptions.iter().all(|(room, it)| it.next > head(room))
+        let through = |(room, it): (&String, &Subscription)| it.live && it.next > head(room);
+        match user.kind {
+            Kind::App => {
+                user.is_connected() && user.in_flight.is_empty() && user.subscriptions.iter().all(through)
+            }
+            Kind::Line => user.home.as_ref().is_some_and(|home| home.joined),
+            Kind::Hostile => true,
+        }
     }
 
     /// Rooms and who is present in them.
     #[must_use]
     pub fn connected(&self) -> Vec<(String, Vec<String>)> {
+        let is_here = |user: &User, room: &String| match user.kind {
+            Kind::App => user.subscriptions.get(room).is_some_and(|it| it.live),
+            Kind::Line => self.rooms.first() == Some(room) && user.home.as_ref().is_some_and(|it| it.joined),
+            Kind::Hostile => false,
+        };
         let present = |room: &String| {
-            let here = |user: &&User| user.home.is_some() && user.entered.as_ref() == Some(room);
-            self.users.iter().filter(here).map(|user| user.name.clone()).collect()
+            self.users.iter().filter(|user| is_here(user, room)).map(|user| user.name.clone()).collect()
         };
         self.rooms.iter().map(|room| (room.clone(), present(room))).collect()
     }
 
-    pub(crate) fn start(&mut self, user: usize, what: Wanted, now: Instant) -> CallId {
+    /// Begins a call; it is asked when there is a connection.
+    fn begin(&mut self, user: usize, what: Wanted, now: Instant) -> CallId {
         let call = CallId(self.next_call);
         self.next_call += 1;
-        self.calls.insert(call, Call { user, what, asked: now, answered: false });
+        self.calls.insert(call, Call { user, what, asked: now, owed: false, answered: false });
         self.users[user].in_flight.push(call);
         call
+    }
+
+    /// The call is over, if its user still waits for it.
+    fn finish(&mut self, user: usize, call: CallId) -> Option<Wanted> {
+        let in_flight = &mut self.users[user].in_flight;
+        let at = in_flight.iter().position(|one| *one == call)?;
+        in_flight.remove(at);
+        let Call { what, answered, .. } = self.calls.remove(&call)?;
+        if !answered && !matches!(what, Wanted::Resume(_)) {
+            self.operations += 1;
+        }
+        Some(what)
     }
 
     /// What a user sets out to do next.
     fn choose(&mut self, user: usize, now: Instant) -> Wanted {
         let room = self.random.pick(&self.rooms).clone();
         let subscribed = self.users[user].subscriptions.contains_key(&room);
+        let busy = self.users[user].in_flight.iter().any(|call| match &self.calls[call].what {
+            Wanted::Subscribe { room: of, .. } | Wanted::Resume(of) | Wanted::Unsubscribe(of) => *of == room,
+            _ => false,
+        });
+        let head = self.heads.get(&room).copied().unwrap_or(0);
         match self.random.below(100) {
-            0..70 => {
-                let key = Key::new(wall(now).0 / 1_000_000, self.random.bytes());
-                let mut body = format!("{}/{}/", self.users[user].name, self.next_call).into_bytes();
-                let filler = self.random.below(200);
-                body.extend((0..filler).map(|at| b'a' + u8::try_from(at % 26).expect("a letter")));
-                Wanted::Publish(Message { call: CallId(self.next_call), room, key, body })
-            }
-            70..85 => {
-                let head = self.heads.get(&room).copied().unwrap_or(0);
-                let from = self.random.within(0..=head);
-                Wanted::History { room, from }
-            }
-            85..92 if !subscribed => {
-                let head = self.heads.get(&room).copied().unwrap_or(0);
+            0..70 => Wanted::Publish(self.message(user, room, now)),
+            70..85 => Wanted::History { room, from: self.random.within(0..=head) },
+            85..97 if !subscribed && !busy => {
                 let mode = match self.random.below(3) {
                     0 => Mode::Now,
                     1 => Mode::Since(self.random.within(0..=head)),
@@ -208,43 +268,54 @@ impl Users {
                 };
                 Wanted::Subscribe { room, mode }
             }
-            _ if self.users[user].entered.as_ref() == Some(&room) => Wanted::Leave(room),
-            _ if self.users[user].entered.is_none() => Wanted::Enter(room),
+            97.. if subscribed && !busy => Wanted::Unsubscribe(room),
             _ => Wanted::History { room, from: 0 },
         }
     }
 
-    /// The bytes or the question that a call is made of; drawn anew for each attempt where an edge would.
-    fn question(&mut self, call: CallId) -> Ask {
-        let Call { user, what, .. } = &self.calls[&call];
-        let (name, floor) = (&self.users[*user].name, self.users[*user].floor);
-        let history = |room: &String, from| Ask::History { call, room: room.clone(), from, floor };
-        let command = match what {
-            Wanted::History { room, from } | Wanted::CatchUp { room, from } => return history(room, *from),
-            Wanted::Subscribe { room, .. } => return history(room, 0),
-            Wanted::Open(room) => encoded(&Command::RoomOpen { tenant: TENANT, room, user: name }),
-            // Asked again late, it must not undo what was wanted since.
-            Wanted::Enter(room) | Wanted::Leave(room) if self.users[*user].entered.as_ref() == Some(room) => {
-                encoded(&Command::Enter { tenant: TENANT, room, user: name })
-            }
-            Wanted::Enter(room) | Wanted::Leave(room) => {
-                encoded(&Command::Leave { tenant: TENANT, room, user: name })
-            }
-            Wanted::Publish(message) => encoded(&Command::Publish(Publish {
-                tenant: TENANT,
-                room: &message.room,
-                user: name,
-                key: message.key,
-                kind: KIND_MESSAGE,
-                parent: 0,
-                expect_seq: None,
-                salt: self.random.bytes(),
-                content_type: "text/plain",
-                body: &message.body,
-            })),
-        };
-        Ask::Command { call, command }
+    fn message(&mut self, user: usize, room: String, now: Instant) -> Message {
+        let key = Key::new(wall(now).0 / 1_000_000, self.random.bytes());
+        let filler: String = (b'a'..=b'z').cycle().take(self.random.index(200)).map(char::from).collect();
+        let text = format!("{}/{}/{filler}", self.users[user].name, self.next_call);
+        let body = if self.users[user].kind == Kind::Line { text } else { json_body(&text) };
+        Message { call: CallId(self.next_call), room, key, body: body.into_bytes() }
     }
+
+    /// A call as a client says it.
+    fn said(&self, call: CallId) -> String {
+        let Call { user, what, .. } = &self.calls[&call];
+        let id = call.0;
+        match what {
+            Wanted::Open(room) => format!(r#"{{"id":{id},"room_open":{{"room":"{room}"}}}}"#),
+            Wanted::Publish(Message { room, key, body, .. }) => {
+                let (key, body) = (key_text(*key), String::from_utf8_lossy(body));
+                format!(r#"{{"id":{id},"publish":{{"room":"{room}","key":"{key}","body":{body}}}}}"#)
+            }
+            Wanted::History { room, from } => {
+                format!(r#"{{"id":{id},"history":{{"room":"{room}","from":"{from}","limit":{PAGE}}}}}"#)
+            }
+            Wanted::Subscribe { room, mode } => {
+                let from = match mode {
+                    Mode::Now => String::new(),
+                    Mode::Since(seq) => format!(r#","since":{{"seq":"{seq}"}}"#),
+                    Mode::Last(count) => format!(r#","last":{count}"#),
+                };
+                format!(r#"{{"id":{id},"subscribe":{{"room":"{room}"{from}}}}}"#)
+            }
+            Wanted::Resume(room) => {
+                let Subscription { epoch, next, .. } = self.users[*user].subscriptions[room];
+                let seq = next - 1;
+                format!(
+                    r#"{{"id":{id},"subscribe":{{"room":"{room}","since":{{"epoch":"{epoch}","seq":"{seq}"}}}}}}"#
+                )
+            }
+            Wanted::Unsubscribe(room) => format!(r#"{{"id":{id},"unsubscribe":{{"room":"{room}"}}}}"#),
+        }
+    }
+}
+
+pub(crate) fn json_body(text: &str) -> String {
+    format!(r#"{{"text":"{text}"}}"#)
 }
 
 impl World<'_> {
@@ -266,9 +337,12 @@ impl World<'_> {
         if self.users.users[user].breaks_at.is_some_and(|at| at <= self.now) {
             self.break_home(user);
         }
-        match self.users.users[user].home {
-            None => self.find_home(user),
-            Some(_) => self.act(user),
+        match (&self.users.users[user].home, self.users.users[user].kind) {
+            (None, _) => self.find_home(user),
+            (Some(Home { open: false, .. }), _) => {}
+            (Some(_), Kind::App) => self.act(user),
+            (Some(_), Kind::Line) => self.type_line(user),
+            (Some(_), Kind::Hostile) => self.say_garbage(user),
         }
     }
 
@@ -276,96 +350,274 @@ impl World<'_> {
         let mean = self.drawn.breaks.filter(|_| !self.healed);
         let next = mean.map(|mean| self.now.after(self.users.random.waiting(mean)));
         self.users.users[user].breaks_at = next;
-        if let Some(home) = self.users.users[user].home {
-            self.leave_home(user);
-            // The edge finds out, and says so in the log.
-            if let Some(room) = self.users.users[user].entered.clone() {
-                let name = &self.users.users[user].name;
-                let command = encoded(&Command::Leave { tenant: TENANT, room: &room, user: name });
-                self.inform(home, Inbound::Ask(Ask::Command { call: NOBODY, command }));
-            }
-        }
-    }
-
-    pub(crate) fn leave_home(&mut self, user: usize) {
-        let one = &mut self.users.users[user];
-        one.home = None;
-        let (id, rooms) = (one.id, one.subscriptions.keys().cloned().collect::<Vec<_>>());
-        for room in rooms {
-            self.observe(What::Unsubscribed { user: id, room });
-        }
-    }
-
-    /// An edge ended: whoever was there must look for another.
-    pub(crate) fn gateway_gone(&mut self, place: Place) {
-        for user in 0..self.users.count() {
-            if self.users.users[user].home == Some(place) {
-                self.leave_home(user);
-            }
+        if let Some(connection) = self.users.users[user].home.as_ref().map(|home| home.connection) {
+            self.break_connection(connection);
         }
     }
 
     fn find_home(&mut self, user: usize) {
         let edges = self.replicas()..self.processes.len();
         let up: Vec<Place> = edges.filter(|place| self.processes[*place].is_up()).collect();
-        if up.is_empty() {
-            return;
+        if !up.is_empty() {
+            let edge = *self.users.random.pick(&up);
+            self.settle(user, edge);
         }
-        let home = *self.users.random.pick(&up);
-        self.resume(user, home);
-        if !self.users.users[user].opened && self.users.users[user].in_flight.is_empty() {
-            for room in self.users.rooms.clone() {
-                let call = self.users.start(user, Wanted::Open(room), self.now);
-                self.ask(call);
+    }
+
+    /// Dials an edge; the user goes on from where it was when the edge answers.
+    pub(crate) fn settle(&mut self, user: usize, edge: Place) {
+        let line = self.users.users[user].kind == Kind::Line;
+        let connection = self.dial(user, edge, if line { Transport::Line } else { Transport::WebSocket });
+        let home = Home { connection, open: false, heard: Vec::new(), joined: false };
+        self.users.users[user].home = Some(home);
+    }
+
+    /// The connection is gone, and with it all that was live.
+    pub(crate) fn leave_home(&mut self, user: usize) {
+        self.users.users[user].home = None;
+        let id = self.users.users[user].id;
+        let mut lost = Vec::new();
+        for (room, it) in &mut self.users.users[user].subscriptions {
+            if std::mem::take(&mut it.live) {
+                lost.push(room.clone());
+            }
+        }
+        for room in lost {
+            self.observe(What::Unsubscribed { user: id, room: room.clone() });
+            self.observe(What::Left { user: id, room });
+        }
+        for call in self.users.users[user].in_flight.clone() {
+            let Some(Call { what, owed, .. }) = self.users.calls.get_mut(&call) else { continue };
+            *owed = false;
+            match what.clone() {
+                Wanted::Resume(_) => {
+                    self.users.finish(user, call);
+                }
+                Wanted::Unsubscribe(room) => {
+                    self.users.finish(user, call);
+                    self.users.users[user].subscriptions.remove(&room);
+                }
+                _ => {}
             }
         }
     }
 
-    /// Goes on at an edge from where the user was.
-    pub(crate) fn resume(&mut self, user: usize, home: Place) {
-        let one = &mut self.users.users[user];
-        one.home = Some(home);
-        let (id, calls, entered) = (one.id, one.in_flight.clone(), one.entered.clone());
-        let subscriptions: Vec<_> = one.subscriptions.iter().map(|(room, it)| (room.clone(), *it)).collect();
-        for (room, Subscription { epoch, next, .. }) in subscriptions {
-            self.observe(What::Subscribed { user: id, room: room.clone(), epoch, next });
-            self.catch_up(user, &room);
-        }
-        calls.into_iter().for_each(|call| self.ask(call));
-        if let Some(room) = entered {
-            self.report_presence(user, &room);
+    /// What comes over a connection.
+    pub(crate) fn hear(&mut self, user: usize, connection: ConnectionId, heard: Heard<'_>) {
+        let Some(home) = self.users.users[user].home.as_mut().filter(|home| home.connection == connection)
+        else {
+            return;
+        };
+        match heard {
+            Heard::Opened => {
+                home.open = true;
+                self.greet(user, connection);
+            }
+            Heard::Closed => self.leave_home(user),
+            Heard::Bytes(bytes) => {
+                home.heard.extend_from_slice(bytes);
+                let heard = std::mem::take(&mut home.heard);
+                let rest = self.listen(user, &heard);
+                if let Some(home) = &mut self.users.users[user].home {
+                    home.heard = rest;
+                }
+            }
         }
     }
 
-    fn report_presence(&mut self, user: usize, room: &str) {
-        let Some(home) = self.users.users[user].home else { return };
-        let name = &self.users.users[user].name;
-        let command = encoded(&Command::Enter { tenant: TENANT, room, user: name });
-        self.inform(home, Inbound::Ask(Ask::Command { call: NOBODY, command }));
+    /// Says who it is, and goes on with everything.
+    fn greet(&mut self, user: usize, connection: ConnectionId) {
+        let User { name, kind, floor, opened, .. } = &self.users.users[user];
+        match kind {
+            Kind::App => {
+                let id = u32::MAX;
+                let connect =
+                    format!(r#"{{"id":{id},"connect":{{"token":"demo:{name}","floor":"{floor}"}}}}"#);
+                let first_time = !opened && self.users.users[user].in_flight.is_empty();
+                self.say(connection, connect.into_bytes());
+                if first_time {
+                    for room in self.users.rooms.clone() {
+                        self.users.begin(user, Wanted::Open(room), self.now);
+                    }
+                }
+                let rooms: Vec<String> = self.users.users[user].subscriptions.keys().cloned().collect();
+                for room in rooms {
+                    self.users.begin(user, Wanted::Resume(room), self.now);
+                }
+                self.users.users[user].in_flight.clone().into_iter().for_each(|call| self.ask(call));
+            }
+            Kind::Line => {
+                let login = format!("login demo:{name}");
+                self.say(connection, login.into_bytes());
+                self.type_line(user);
+            }
+            Kind::Hostile => self.say_garbage(user),
+        }
+    }
+
+    /// Takes in all that is whole; what is left begins the next frame or line.
+    fn listen(&mut self, user: usize, mut heard: &[u8]) -> Vec<u8> {
+        match self.users.users[user].kind {
+            Kind::App => {
+                while let Some((payload, end)) = speech::first_frame(heard) {
+                    self.on_frame(user, payload);
+                    heard = &heard[end..];
+                }
+            }
+            Kind::Line => {
+                while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+                    if heard.starts_with(b"* joined ")
+                        && let Some(home) = &mut self.users.users[user].home
+                    {
+                        home.joined = true;
+                    }
+                    heard = &heard[end + 1..];
+                }
+            }
+            Kind::Hostile => heard = &[],
+        }
+        heard.to_vec()
+    }
+
+    fn on_frame(&mut self, user: usize, payload: &[u8]) {
+        if payload == b"{}" {
+            // A sign of life is asked for.
+            if let Some(home) = &self.users.users[user].home {
+                self.say(home.connection, b"{}".to_vec());
+            }
+            return;
+        }
+        let Frame { id, error, push, publish, subscribe, history, room_open, unsubscribe, connect } =
+            speech::read(payload);
+        let call = CallId(id.into());
+        if let Some(push) = push {
+            self.on_push(user, push);
+        } else if let Some(error) = error {
+            self.on_error(user, call, error.error());
+        } else if let Some(published) = publish {
+            self.on_published(user, call, &published);
+        } else if let Some(subscribed) = subscribe {
+            self.on_subscribed(user, call, &subscribed);
+        } else if let Some(page) = history {
+            self.on_page(user, call, page);
+        } else if room_open.is_some() {
+            if self.users.finish(user, call).is_some() && self.users.users[user].in_flight.is_empty() {
+                self.users.users[user].opened = true;
+            }
+        } else if unsubscribe.is_some() {
+            if let Some(Wanted::Unsubscribe(room)) = self.users.finish(user, call) {
+                self.end_subscription(user, room);
+            }
+        } else {
+            assert!(connect.is_some(), "a frame that says nothing");
+        }
+    }
+
+    fn on_push(&mut self, user: usize, push: speech::Push<'_>) {
+        let id = self.users.users[user].id;
+        if let Some(message) = push.event {
+            self.saw(user, message.op);
+            let message = message.seen(push.room);
+            if let Some(it) = self.users.users[user].subscriptions.get_mut(push.room) {
+                it.next = message.seq + 1;
+            }
+            self.observe(What::Delivered { user: id, message });
+        } else if push.resync.is_some() {
+            self.end_subscription(user, push.room.to_owned());
+        }
+    }
+
+    fn end_subscription(&mut self, user: usize, room: String) {
+        self.users.users[user].subscriptions.remove(&room);
+        let user = self.users.users[user].id;
+        self.observe(What::Unsubscribed { user, room: room.clone() });
+        self.observe(What::Left { user, room });
+    }
+
+    fn saw(&mut self, user: usize, op: u64) {
+        let floor = &mut self.users.users[user].floor;
+        *floor = op.max(*floor);
+    }
+
+    fn on_error(&mut self, user: usize, call: CallId, error: ErrorCode) {
+        if error.entry().temporary {
+            if let Some(call) = self.users.calls.get_mut(&call) {
+                (call.owed, call.asked) = (false, self.now);
+            }
+            return;
+        }
+        let id = self.users.users[user].id;
+        match self.users.finish(user, call) {
+            Some(Wanted::Resume(room)) => panic!("user {} can't go on in {room}: {error:?}", id.0),
+            Some(Wanted::Publish(_) | Wanted::History { .. } | Wanted::Subscribe { .. }) => {
+                self.observe(What::Refused { user: id, call, error });
+            }
+            Some(other) => panic!("{other:?} was refused: {error:?}"),
+            None => assert!(call.0 > 0, "user {} was told {error:?} for nothing", id.0),
+        }
+    }
+
+    fn on_published(&mut self, user: usize, call: CallId, published: &speech::Published) {
+        let Some(Wanted::Publish(message)) = self.users.finish(user, call) else { return };
+        let speech::Published { seq, op, index, time, epoch, chain, duplicate } = *published;
+        let head = self.users.heads.entry(message.room.clone()).or_default();
+        *head = seq.max(*head);
+        self.saw(user, op);
+        let one = &mut self.users.users[user];
+        if one.remembered.len() < REMEMBERED && !one.remembered.iter().any(|other| other.call == call) {
+            one.remembered.push(message);
+        }
+        let user = one.id;
+        self.observe(What::Acknowledged { user, call, seq, op, index, time, chain, epoch, duplicate });
+    }
+
+    fn on_subscribed(&mut self, user: usize, call: CallId, subscribed: &speech::Subscribed) {
+        let speech::Subscribed { epoch, next } = *subscribed;
+        let Some(Wanted::Subscribe { room, .. } | Wanted::Resume(room)) = self.users.finish(user, call)
+        else {
+            return;
+        };
+        let one = &mut self.users.users[user];
+        let id = one.id;
+        // Who comes back begins where it was, whatever the edge says.
+        let next = one.subscriptions.get(&room).map_or(next, |before| before.next);
+        one.subscriptions.insert(room.clone(), Subscription { epoch, next, live: true });
+        self.observe(What::Entered { user: id, room: room.clone() });
+        self.observe(What::Subscribed { user: id, room, epoch, next });
+    }
+
+    fn on_page(&mut self, user: usize, call: CallId, page: speech::Page<'_>) {
+        let Some(Wanted::History { room, .. }) = self.users.finish(user, call) else { return };
+        let (first, head) = (page.first, page.head);
+        let seen = page.messages.iter().map(|message| message.op).max().unwrap_or(0);
+        self.saw(user, seen);
+        let messages = page.messages.into_iter().map(|message| message.seen(&room)).collect();
+        let user = self.users.users[user].id;
+        self.observe(What::HistoryRead { user, call, room, first, head, messages });
     }
 
     /// Asks, for the first time or again.
     pub(crate) fn ask(&mut self, call: CallId) {
         let Some(user) = self.users.calls.get(&call).map(|call| call.user) else { return };
-        let Some(home) = self.users.users[user].home else { return };
-        let ask = self.users.question(call);
+        let Some(home) = self.users.users[user].home.as_ref().filter(|home| home.open) else { return };
+        let connection = home.connection;
+        let said = self.users.said(call);
         if let Some(call) = self.users.calls.get_mut(&call) {
-            call.asked = self.now;
+            (call.asked, call.owed) = (self.now, true);
         }
-        self.inform(home, Inbound::Ask(ask));
+        self.say(connection, said.into_bytes());
     }
 
     fn act(&mut self, user: usize) {
         let now = self.now;
-        let overdue =
-            |call: &&CallId| self.users.calls.get(call).is_some_and(|call| now.since(call.asked) > PATIENCE);
+        let overdue = |call: &&CallId| {
+            let Some(Call { what, asked, owed, .. }) = self.users.calls.get(call) else { return false };
+            // A subscription is answered or refused; asked twice, the second would be refused.
+            let once = matches!(what, Wanted::Subscribe { .. } | Wanted::Resume(_) | Wanted::Unsubscribe(_));
+            now.since(*asked) > PATIENCE && !(once && *owed)
+        };
         let overdue: Vec<CallId> = self.users.users[user].in_flight.iter().filter(overdue).copied().collect();
         overdue.into_iter().for_each(|call| self.ask(call));
-        let stale = |it: &Subscription| !it.paging && now.since(it.heard) > PATIENCE;
-        let subscriptions = self.users.users[user].subscriptions.iter();
-        let stale: Vec<String> =
-            subscriptions.filter(|(_, it)| stale(it)).map(|(room, _)| room.clone()).collect();
-        stale.into_iter().for_each(|room| self.catch_up(user, &room));
         let one = &self.users.users[user];
         if !one.opened || one.in_flight.len() >= IN_FLIGHT_MAX || self.users.left == 0 {
             return;
@@ -381,10 +633,9 @@ impl World<'_> {
     /// A publish that was answered long ago is sent once more: the same call, the same key.
     pub(crate) fn send_again(&mut self, user: usize) {
         let message = self.users.random.pick(&self.users.users[user].remembered).clone();
-        let call = message.call;
-        self.users
-            .calls
-            .insert(call, Call { user, what: Wanted::Publish(message), asked: self.now, answered: true });
+        let (call, what) = (message.call, Wanted::Publish(message));
+        let again = Call { user, what, asked: self.now, owed: false, answered: true };
+        self.users.calls.insert(call, again);
         let in_flight = &mut self.users.users[user].in_flight;
         if !in_flight.contains(&call) {
             in_flight.push(call);
@@ -393,205 +644,57 @@ impl World<'_> {
     }
 
     pub(crate) fn set_out(&mut self, user: usize, wanted: Wanted) {
-        let call = self.users.start(user, wanted.clone(), self.now);
+        let call = self.users.begin(user, wanted.clone(), self.now);
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
         match wanted {
             Wanted::Publish(Message { room, key, body, .. }) => {
                 self.observe(What::Published { user: id, call, room, author, key, body });
             }
-            Wanted::History { room, .. } | Wanted::CatchUp { room, .. } | Wanted::Subscribe { room, .. } => {
+            Wanted::History { room, .. } => {
                 self.observe(What::HistoryCalled { user: id, call, room });
             }
-            Wanted::Enter(room) => {
-                self.users.users[user].entered = Some(room.clone());
-                self.observe(What::Entered { user: id, room });
-            }
-            Wanted::Leave(room) => {
-                self.users.users[user].entered = None;
-                self.observe(What::Left { user: id, room });
-            }
-            Wanted::Open(_) => {}
+            _ => {}
         }
         self.ask(call);
     }
 
-    pub(crate) fn catch_up(&mut self, user: usize, room: &str) {
-        let now = self.now;
-        let Some(it) = self.users.users[user].subscriptions.get_mut(room) else { return };
-        if it.paging {
+    /// A line user joins until it is in, and says something now and then; nobody tells it what became of it.
+    fn type_line(&mut self, user: usize) {
+        let Some(home) = &self.users.users[user].home else { return };
+        let (connection, joined) = (home.connection, home.joined);
+        let room = self.users.rooms[0].clone();
+        if !joined {
+            return self.say(connection, format!("join {room}").into_bytes());
+        }
+        if self.users.left == 0 || !self.users.random.chance(300_000) {
             return;
         }
-        (it.paging, it.heard) = (true, now);
-        let from = it.next;
-        self.set_out(user, Wanted::CatchUp { room: room.into(), from });
+        let Message { call, room, key, body } = self.users.message(user, room, self.now);
+        self.users.next_call += 1;
+        let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
+        let line = format!("send-key {} {}", key_text(key), String::from_utf8_lossy(&body));
+        self.observe(What::Published { user: id, call, room, author, key, body });
+        self.say(connection, line.into_bytes());
     }
 
-    /// What a gateway told.
-    pub(crate) fn hear(&mut self, place: Place, told: Told) {
-        match told {
-            Told::Outcome(call, outcome) => self.on_outcome(place, call, outcome),
-            Told::Page { call, commit, answer, messages } => {
-                self.raise_floor(call, commit);
-                self.on_page(place, call, answer, messages);
-            }
-            Told::Message(op, message) => {
-                for user in 0..self.users.count() {
-                    if self.users.users[user].home == Some(place) {
-                        let floor = &mut self.users.users[user].floor;
-                        *floor = op.max(*floor);
-                        self.on_message(user, &message);
-                    }
-                }
-            }
-            Told::Registered => {
-                for user in 0..self.users.count() {
-                    let one = &self.users.users[user];
-                    if one.home == Some(place)
-                        && let Some(room) = one.entered.clone()
-                    {
-                        self.report_presence(user, &room);
-                    }
-                }
-            }
-            Told::Missed => {
-                for user in (0..self.users.count())
-                    .filter(|user| self.users.users[*user].home == Some(place))
-                    .collect::<Vec<_>>()
-                {
-                    let rooms: Vec<_> = self.users.users[user].subscriptions.keys().cloned().collect();
-                    rooms.into_iter().for_each(|room| self.catch_up(user, &room));
-                }
-            }
-        }
-    }
-
-    fn raise_floor(&mut self, call: CallId, commit: u64) {
-        if let Some(call) = self.users.calls.get(&call) {
-            let floor = &mut self.users.users[call.user].floor;
-            *floor = commit.max(*floor);
-        }
-    }
-
-    /// The call is over, if its user is still there to hear it.
-    fn finish(&mut self, place: Place, call: CallId) -> Option<(usize, Call)> {
-        let user = self.users.calls.get(&call)?.user;
-        let one = &mut self.users.users[user];
-        if one.home != Some(place) || !one.in_flight.contains(&call) {
-            return None;
-        }
-        one.in_flight.retain(|other| *other != call);
-        let call = self.users.calls.remove(&call)?;
-        if !call.answered {
-            self.users.operations += 1;
-        }
-        Some((user, call))
-    }
-
-    fn on_outcome(&mut self, place: Place, call: CallId, outcome: Outcome) {
-        if outcome.error.is_some_and(|error| error.entry().temporary) {
-            return;
-        }
-        let Some((user, Call { what, .. })) = self.finish(place, call) else { return };
-        let id = self.users.users[user].id;
-        if let Some(error) = outcome.error {
-            if !matches!(what, Wanted::Enter(_) | Wanted::Leave(_)) {
-                self.observe(What::Refused { user: id, call, error });
-            }
-            return;
-        }
-        let Outcome { duplicate, index, op, seq, time, epoch, chain, .. } = outcome;
-        match what {
-            Wanted::Open(_) => {
-                let one = &mut self.users.users[user];
-                one.opened = one.in_flight.is_empty();
-            }
-            Wanted::Publish(message) => {
-                let head = self.users.heads.entry(message.room.clone()).or_default();
-                *head = seq.max(*head);
-                let one = &mut self.users.users[user];
-                one.floor = one.floor.max(op);
-                if one.remembered.len() < REMEMBERED && !one.remembered.iter().any(|other| other.call == call)
-                {
-                    one.remembered.push(message);
-                }
-                self.observe(What::Acknowledged {
-                    user: id,
-                    call,
-                    seq,
-                    op,
-                    index,
-                    time,
-                    chain,
-                    epoch,
-                    duplicate,
-                });
-            }
-            _ => {}
-        }
-    }
-
-    fn on_page(&mut self, place: Place, call: CallId, answer: AnswerHead, messages: Vec<SeenMessage>) {
-        let Some((user, Call { what, .. })) = self.finish(place, call) else { return };
-        let id = self.users.users[user].id;
-        let AnswerHead { error, epoch, first, head, .. } = answer;
-        let (Wanted::History { room, .. } | Wanted::CatchUp { room, .. } | Wanted::Subscribe { room, .. }) =
-            &what
-        else {
+    /// Something that must have no effect, neither here nor on anybody else.
+    fn say_garbage(&mut self, user: usize) {
+        let Some(connection) = self.users.users[user].home.as_ref().map(|home| home.connection) else {
             return;
         };
-        if let Some(it) = self.users.users[user].subscriptions.get_mut(room) {
-            it.paging = false;
-        }
-        if let Some(error) = error {
-            return self.observe(What::Refused { user: id, call, error });
-        }
-        let room = room.clone();
-        self.observe(What::HistoryRead {
-            user: id,
-            call,
-            room: room.clone(),
-            first,
-            head,
-            messages: messages.clone(),
-        });
-        match what {
-            Wanted::Subscribe { mode, .. } => {
-                let next = match mode {
-                    Mode::Now => head + 1,
-                    Mode::Since(seq) => (seq + 1).min(head + 1).max(first),
-                    Mode::Last(count) => (head + 1).saturating_sub(count).max(first),
-                };
-                let it = Subscription { epoch, next, paging: false, heard: self.now };
-                self.users.users[user].subscriptions.insert(room.clone(), it);
-                self.observe(What::Subscribed { user: id, room: room.clone(), epoch, next });
-                if next <= head {
-                    self.catch_up(user, &room);
-                }
-            }
-            Wanted::CatchUp { .. } => {
-                messages.iter().for_each(|message| self.on_message(user, message));
-                let behind =
-                    self.users.users[user].subscriptions.get(&room).is_some_and(|it| it.next <= head);
-                if behind && !messages.is_empty() {
-                    self.catch_up(user, &room);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A message of a room that the user may follow: the next one is delivered, a later one shows a gap.
-    fn on_message(&mut self, user: usize, message: &SeenMessage) {
-        let one = &mut self.users.users[user];
-        let id = one.id;
-        let Some(it) = one.subscriptions.get_mut(&message.room) else { return };
-        it.heard = self.now;
-        if message.seq > it.next {
-            return self.catch_up(user, &message.room);
-        }
-        if message.seq == it.next {
-            it.next += 1;
-            self.observe(What::Delivered { user: id, message: message.clone() });
-        }
+        let random = &mut self.users.random;
+        let garbage = match random.below(8) {
+            0 => random.bytes::<40>().to_vec(),
+            1 => br#"{"id":1,"publish":{"room":"room0","key":"00","body":{}}}"#.to_vec(),
+            2 => br#"{"id":1,"connect":{"token":"demo:user0"#.to_vec(),
+            3 => br#"{"id":"1","history":[]}"#.to_vec(),
+            4 => vec![b'['; random.index(3_000)],
+            5 => format!(r#"{{"id":7,"publish":{{"room":"room0","body":"{}"}}}}"#, "x".repeat(2_000)).into(),
+            6 => br#"{"id":4294967295,"connect":{"token":"demo:mallory","floor":"18446744073709551615"}}"#
+                .to_vec(),
+            _ => br#"{"id":9,"subscribe":{"room":"no such room","since":{"seq":"18446744073709551615"}}}"#
+                .to_vec(),
+        };
+        self.say(connection, garbage);
     }
 }

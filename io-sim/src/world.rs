@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits};
 use tigerchat_core::io::{Effects, Fatal};
 use tigerchat_core::node::Node;
 use tigerchat_core::pool::{Class, Pool};
@@ -16,14 +17,14 @@ use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
 use tigerchat_core::vsr::replica::{Replica, ShardConfig, Timeouts, View, pool_classes};
-use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER};
+use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
 use crate::Observer;
 use crate::clock::Skew;
+use crate::connections::{Connections, Crossing};
 use crate::disk::{Disk, Step, Ticket};
 use crate::faults::{Drawn, Shape};
-use crate::gateway::Gateway;
 use crate::history::{Final, Observation, What};
 use crate::network::{Network, Place};
 use crate::observer::{Watch, final_of};
@@ -61,6 +62,8 @@ pub enum Event {
         place: Place,
         life: u64,
     },
+    /// Something arrives over a user's connection.
+    Crossing(Crossing),
     /// A user wanted to be woken.
     User(usize),
     Trouble(Trouble),
@@ -97,6 +100,7 @@ pub struct World<'a> {
     pub processes: Vec<Process>,
     pub network: Network,
     pub users: Users,
+    pub(crate) connections: Connections,
     /// For everything that goes wrong over time.
     pub(crate) random: Random,
     /// Faults have ended for these processes, for good.
@@ -151,6 +155,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             now: Instant(0),
             users: Users::new(&drawn, seed),
+            connections: Connections::new(drawn.links.then(|| Random::new(seed, "connections", 0))),
             drawn,
             processes,
             network,
@@ -293,6 +298,10 @@ impl<'a> World<'a> {
                     self.start_in_trouble(place);
                 }
             }
+            Event::Crossing(crossing) => {
+                self.count(6, crossing.connection.0, 0);
+                self.cross(crossing);
+            }
             Event::User(user) => {
                 self.count(7, user as u64, 0);
                 self.wake_user(user);
@@ -363,9 +372,7 @@ impl<'a> World<'a> {
             return self.plan_turn(place, self.now);
         }
         let acts = process.turn(self.now);
-        let told = std::mem::take(&mut process.told);
         self.after_turn(place, acts);
-        told.into_iter().for_each(|told| self.hear(place, told));
     }
 
     fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
@@ -440,7 +447,8 @@ impl<'a> World<'a> {
             }
             // Flushes begin as their writes are through.
             Act::Flush => {}
-            Act::Client { .. } | Act::Close { .. } => {}
+            Act::Client { to, bytes } => self.say_to_user(place, to, bytes),
+            Act::Close { to } => self.close_from_edge(place, to),
             Act::Stop(why) => self.stop(place, why),
         }
     }
@@ -495,18 +503,13 @@ impl<'a> World<'a> {
                 process::add_replica(&mut node, replica, effects, now)
             }
             Role::Edge(_) => {
-                let Shape { replicas, window, slot_sectors, .. } = self.drawn.shape;
-                let request_max = slot_sectors as usize * PAYLOAD - ENTRY_HEADER;
-                let random = Random::new(self.random.u64(), "gateway", 0);
-                let pool = process.pool.clone();
-                process.gateway = Some(Gateway::new(edge, replicas, window, request_max, pool, random));
+                let config = edge_config(edge, &self.drawn.shape);
+                node.set_edge(Edge::new(config, process.pool.clone(), seed, now));
                 process.address = Some(Address::Edge(edge));
                 Vec::new()
             }
         };
-        if matches!(process.role, Role::Replica(_)) {
-            process.node = Some(node);
-        }
+        process.node = Some(node);
         if let Role::Replica(replica) = process.role {
             self.watches[place].restarted();
             self.observe(What::Started { replica });
@@ -524,7 +527,7 @@ impl<'a> World<'a> {
         }
         match self.processes[place].role {
             Role::Replica(replica) => self.observe(What::Crashed { replica, power }),
-            Role::Edge(_) => self.gateway_gone(place),
+            Role::Edge(_) => self.edge_gone(place),
         }
         for other in 0..self.processes.len() {
             // A machine without power resets nobody's connections.
@@ -591,6 +594,33 @@ fn shard_config(shape: &Shape) -> ShardConfig {
 /// Room for the largest state that these limits allow; sectors that nobody writes take no memory.
 const CHECKPOINT_SECTORS: u32 = 1024;
 
+/// Small limits, so that the worlds meet them.
+fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
+    let entry_max = shape.slot_sectors as usize * PAYLOAD;
+    let limits = EdgeLimits {
+        frame: 4096,
+        body: 1024,
+        inflight: 8,
+        subscriptions: 8,
+        send_queue: 8192,
+        ping: Duration::from_secs(2),
+        ..EdgeLimits::for_shard(entry_max, shape.window)
+    };
+    EdgeConfig {
+        cluster: CLUSTER,
+        edge,
+        shard: SHARD,
+        replica_count: shape.replicas,
+        tokens: Vec::new(),
+        demo: true,
+        limits,
+    }
+}
+
 fn edge_classes() -> Vec<Class> {
-    vec![Class { size: 1024, count: 256 }, Class { size: 8192, count: 128 }, Class { size: 65536, count: 16 }]
+    vec![
+        Class { size: 512, count: 1024 },
+        Class { size: 4096, count: 512 },
+        Class { size: 16384, count: 128 },
+    ]
 }

@@ -17,6 +17,8 @@ pub(super) struct Asked<'a> {
 pub(super) enum Method<'a> {
     Connect {
         token: &'a [u8],
+        /// The highest op whose effects the user has seen, on whatever connection: no read goes below.
+        floor: u64,
     },
     Ping,
     RoomOpen {
@@ -109,6 +111,8 @@ struct Nothing {}
 #[derive(Deserialize)]
 struct Connect<'a> {
     token: &'a str,
+    #[serde(borrow, default)]
+    floor: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -171,7 +175,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Asked<'_>, Refused> {
     let id = envelope.id;
     let number = |text: &str| text.parse::<u64>().map_err(|_| Refused { id, error: ErrorCode::Malformed });
     let method = if let Some(connect) = envelope.connect {
-        Method::Connect { token: connect.token.as_bytes() }
+        Method::Connect { token: connect.token.as_bytes(), floor: connect.floor.map_or(Ok(0), number)? }
     } else if let Some(publish) = envelope.publish {
         let Some(body) = publish.body else { return refuse(id, ErrorCode::BodyMissing) };
         let Some(key) = publish.key.and_then(parse_key) else { return refuse(id, ErrorCode::KeyInvalid) };
@@ -236,7 +240,7 @@ pub(super) fn parse_line<'a>(line: &'a [u8], room: Option<&'a str>) -> Result<As
     let rest = rest.trim();
     let joined = room.ok_or(Refused { id: 0, error: ErrorCode::NotSubscribed });
     let method = match word.trim() {
-        "login" => Method::Connect { token: rest.as_bytes() },
+        "login" => Method::Connect { token: rest.as_bytes(), floor: 0 },
         "join" => Method::Join { room: rest },
         "leave" => Method::Unsubscribe { room: if rest.is_empty() { joined? } else { rest } },
         "send" | "send-key" => {

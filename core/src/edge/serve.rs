@@ -130,7 +130,12 @@ impl Edge {
                 self.frame_for(connection, |out, _| text::text(out, "* bye"), effects);
                 self.close(connection, CloseCode::DONE, effects);
             }
-            Method::Connect { token } => return self.connect(connection, transport, id, token, effects),
+            Method::Connect { token, floor } => {
+                self.connect(connection, transport, id, token, effects)?;
+                if let Some(client) = self.connections.get_mut(&connection) {
+                    client.floor = client.floor.max(floor);
+                }
+            }
             _ => {
                 let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
                 let user = client.user.clone().ok_or(ErrorCode::NotConnected)?;
