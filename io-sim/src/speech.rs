@@ -21,8 +21,7 @@ pub(crate) struct Frame<'a> {
     #[serde(borrow)]
     pub(crate) connect: Option<&'a RawValue>,
     pub(crate) publish: Option<Published>,
-    #[serde(borrow)]
-    pub(crate) room_open: Option<&'a RawValue>,
+    pub(crate) room_open: Option<Opened>,
     pub(crate) subscribe: Option<Subscribed>,
     #[serde(borrow)]
     pub(crate) unsubscribe: Option<&'a RawValue>,
@@ -51,7 +50,15 @@ pub(crate) struct Published {
 }
 
 #[derive(Debug, Deserialize)]
+pub(crate) struct Opened {
+    #[serde(deserialize_with = "big")]
+    pub(crate) op: u64,
+}
+
+#[derive(Debug, Deserialize)]
 pub(crate) struct Subscribed {
+    #[serde(deserialize_with = "big")]
+    pub(crate) op: u64,
     #[serde(deserialize_with = "big")]
     pub(crate) epoch: u64,
     #[serde(deserialize_with = "big")]
@@ -60,6 +67,8 @@ pub(crate) struct Subscribed {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Page<'a> {
+    #[serde(deserialize_with = "big")]
+    pub(crate) op: u64,
     #[serde(deserialize_with = "big")]
     pub(crate) first: u64,
     #[serde(deserialize_with = "big")]

@@ -350,6 +350,9 @@ impl World<'_> {
         let mean = self.drawn.breaks.filter(|_| !self.healed);
         let next = mean.map(|mean| self.now.after(self.users.random.waiting(mean)));
         self.users.users[user].breaks_at = next;
+        if next.is_none() {
+            return;
+        }
         if let Some(connection) = self.users.users[user].home.as_ref().map(|home| home.connection) {
             self.break_connection(connection);
         }
@@ -500,7 +503,8 @@ impl World<'_> {
             self.on_subscribed(user, call, &subscribed);
         } else if let Some(page) = history {
             self.on_page(user, call, page);
-        } else if room_open.is_some() {
+        } else if let Some(speech::Opened { op }) = room_open {
+            self.saw(user, op);
             if self.users.finish(user, call).is_some() && self.users.users[user].in_flight.is_empty() {
                 self.users.users[user].opened = true;
             }
@@ -572,7 +576,8 @@ impl World<'_> {
     }
 
     fn on_subscribed(&mut self, user: usize, call: CallId, subscribed: &speech::Subscribed) {
-        let speech::Subscribed { epoch, next } = *subscribed;
+        let speech::Subscribed { op, epoch, next } = *subscribed;
+        self.saw(user, op);
         let Some(Wanted::Subscribe { room, .. } | Wanted::Resume(room)) = self.users.finish(user, call)
         else {
             return;
@@ -589,8 +594,7 @@ impl World<'_> {
     fn on_page(&mut self, user: usize, call: CallId, page: speech::Page<'_>) {
         let Some(Wanted::History { room, .. }) = self.users.finish(user, call) else { return };
         let (first, head) = (page.first, page.head);
-        let seen = page.messages.iter().map(|message| message.op).max().unwrap_or(0);
-        self.saw(user, seen);
+        self.saw(user, page.op);
         let messages = page.messages.into_iter().map(|message| message.seen(&room)).collect();
         let user = self.users.users[user].id;
         self.observe(What::HistoryRead { user, call, room, first, head, messages });

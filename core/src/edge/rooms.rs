@@ -414,12 +414,12 @@ impl Edge {
             subscription.state = SubscriptionState::CatchingUp { asked: true };
         }
         let name = self.rooms.get(at).map_or(String::new(), |room| room.name.clone());
-        if let Some(client) = self.connections.get_mut(&connection) {
-            client.room = Some(name.clone());
-        }
+        let Some(client) = self.connections.get_mut(&connection) else { return };
+        client.room = Some(name.clone());
+        let op = client.floor;
         self.frame_for(
             connection,
-            |out, transport| write_subscribed(out, transport, id, &name, next, head),
+            |out, transport| write_subscribed(out, transport, id, &name, (next, op), head),
             effects,
         );
         self.count_user(at, &user.name, true);
@@ -502,7 +502,7 @@ fn write_subscribed(
     transport: Transport,
     id: u32,
     room: &str,
-    next: u64,
+    (next, op): (u64, u64),
     head: &AnswerHead,
 ) {
     if transport == Transport::Line {
@@ -513,6 +513,8 @@ fn write_subscribed(
     text::id(out, id);
     text::text(out, "\"subscribe\":{\"epoch\":");
     text::big(out, head.epoch);
+    text::text(out, ",\"op\":");
+    text::big(out, op);
     text::text(out, ",\"head\":");
     text::big(out, head.head);
     text::text(out, ",\"first\":");

@@ -476,16 +476,15 @@ impl Edge {
             self.say_error(connection, id, error, head.first, effects);
             return self.close_if_http(connection, effects);
         }
-        let Some(transport) = self.connections.get(&connection).map(|client| client.transport) else {
-            return;
-        };
+        let Some(client) = self.connections.get(&connection) else { return };
+        let (transport, op) = (client.transport, client.floor);
         if transport == Transport::Line {
             while let Ok(RoomEvent::Message(message)) = RoomEvent::decode(&mut reader) {
                 self.frame_for(connection, |out, _| text::line(out, &message), effects);
             }
             return;
         }
-        self.frame_for(connection, |out, _| write_history(out, id, head, reader), effects);
+        self.frame_for(connection, |out, _| write_history(out, id, op, head, reader), effects);
         self.close_if_http(connection, effects);
     }
 
@@ -573,6 +572,8 @@ fn write_room_open(out: &mut Vec<u8>, id: u32, outcome: &Outcome) {
     text::id(out, id);
     text::text(out, "\"room_open\":{\"epoch\":");
     text::big(out, outcome.epoch);
+    text::text(out, ",\"op\":");
+    text::big(out, outcome.op);
     text::text(out, ",\"head\":");
     text::big(out, outcome.seq);
     text::text(out, ",\"chain\":\"");
@@ -580,11 +581,13 @@ fn write_room_open(out: &mut Vec<u8>, id: u32, outcome: &Outcome) {
     text::text(out, "\"}}");
 }
 
-fn write_history(out: &mut Vec<u8>, id: u32, head: &AnswerHead, mut reader: Reader<'_>) {
+fn write_history(out: &mut Vec<u8>, id: u32, op: u64, head: &AnswerHead, mut reader: Reader<'_>) {
     out.push(b'{');
     text::id(out, id);
     text::text(out, "\"history\":{\"epoch\":");
     text::big(out, head.epoch);
+    text::text(out, ",\"op\":");
+    text::big(out, op);
     text::text(out, ",\"first\":");
     text::big(out, head.first);
     text::text(out, ",\"head\":");
