@@ -116,6 +116,24 @@ fn h52_history_and_live_stream_join_without_gap_or_duplicate_wherever_a_subscrip
 }
 
 #[test]
+fn h52_who_connects_anew_reads_no_less_than_it_has_seen() {
+    let mut world = World::new();
+    world.client(0, 1, "ada");
+    let late = world.open(1, 2, Transport::WebSocket);
+    let floor = u64::MAX;
+    world.say(1, late, &format!(r#"{{"id":1,"connect":{{"token":"demo:late","floor":"{floor}"}}}}"#));
+    world.say(1, late, r#"{"id":2,"history":{"room":"general"}}"#);
+    world.pass(500);
+    let answered = |frames: &[String]| frames.iter().any(|frame| frame.starts_with(r#"{"id":2,"#));
+    assert!(!answered(&world.frames(late)), "no replica has come so far");
+    let here = world.open(1, 3, Transport::WebSocket);
+    world.say(1, here, r#"{"id":1,"connect":{"token":"demo:late","floor":"1"}}"#);
+    world.say(1, here, r#"{"id":2,"history":{"room":"general"}}"#);
+    world.pass(500);
+    assert!(answered(&world.frames(here)));
+}
+
+#[test]
 fn h53_a_cursor_of_another_epoch_or_beyond_the_head_is_refused_by_number() {
     let mut world = World::new();
     let ada = world.client(0, 1, "ada");
