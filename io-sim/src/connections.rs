@@ -110,18 +110,18 @@ impl World<'_> {
             last_to_user: self.now,
         };
         self.connections.open.insert(id, connection);
-        self.to_edge(id, Crosses::Knock);
+        self.send_to_edge(id, Crosses::Knock);
         id
     }
 
     /// A frame's payload or a line, without its end.
     pub(crate) fn say(&mut self, id: ConnectionId, bytes: Vec<u8>) {
-        self.to_edge(id, Crosses::Said(bytes));
+        self.send_to_edge(id, Crosses::Said(bytes));
     }
 
     /// The user closes the connection.
     pub(crate) fn hang_up(&mut self, id: ConnectionId) {
-        self.to_edge(id, Crosses::HungUp);
+        self.send_to_edge(id, Crosses::HungUp);
         if let Some(connection) = self.connections.open.get_mut(&id) {
             connection.user_holds = false;
         }
@@ -131,7 +131,7 @@ impl World<'_> {
     /// What an edge wrote to a client.
     pub(crate) fn say_to_user(&mut self, place: Place, id: ConnectionId, bytes: Vec<u8>) {
         if self.connections.open.get(&id).is_some_and(|connection| connection.edge == place) {
-            self.to_user(id, Crosses::Bytes(bytes));
+            self.send_to_user(id, Crosses::Bytes(bytes));
         }
     }
 
@@ -139,7 +139,7 @@ impl World<'_> {
         let Some(connection) = self.connections.open.get_mut(&id) else { return };
         if connection.edge == place {
             connection.edge_holds = false;
-            self.to_user(id, Crosses::Closed);
+            self.send_to_user(id, Crosses::Closed);
         }
     }
 
@@ -151,7 +151,7 @@ impl World<'_> {
             if let Some(connection) = self.connections.open.get_mut(&id) {
                 connection.edge_holds = false;
             }
-            self.to_user(id, Crosses::Closed);
+            self.send_to_user(id, Crosses::Closed);
             self.connections.drop_if_unheld(id);
         }
     }
@@ -188,10 +188,10 @@ impl World<'_> {
                 connection.edge_holds = true;
                 let transport = connection.transport;
                 self.inform(place, Inbound::Opened { connection: id, transport });
-                self.to_user(id, Crosses::Welcome);
+                self.send_to_user(id, Crosses::Welcome);
             }
             // Nobody listens: refused.
-            Crosses::Knock => self.to_user(id, Crosses::Closed),
+            Crosses::Knock => self.send_to_user(id, Crosses::Closed),
             Crosses::Said(bytes) if connection.edge_holds && !connection.broken && listens => {
                 self.inform(place, Inbound::Said { connection: id, bytes });
             }
@@ -226,7 +226,7 @@ impl World<'_> {
         }
     }
 
-    fn to_edge(&mut self, id: ConnectionId, what: Crosses) {
+    fn send_to_edge(&mut self, id: ConnectionId, what: Crosses) {
         let jitter = self.connections.micros(0, 300);
         let Some(connection) = self.connections.open.get_mut(&id) else { return };
         let at = self.now.after(connection.latency + jitter).max(connection.last_to_edge);
@@ -234,7 +234,7 @@ impl World<'_> {
         self.schedule(at, Event::Crossing(Crossing { connection: id, what }));
     }
 
-    fn to_user(&mut self, id: ConnectionId, what: Crosses) {
+    fn send_to_user(&mut self, id: ConnectionId, what: Crosses) {
         let jitter = self.connections.micros(0, 300);
         let Some(connection) = self.connections.open.get_mut(&id) else { return };
         let len = if let Crosses::Bytes(bytes) = &what { bytes.len() } else { 0 };
