@@ -22,6 +22,8 @@ pub(super) struct Feed {
     pub(super) nonce: u128,
     /// The last op of which all was seen; zero before the first frame.
     pub(super) cursor: u64,
+    /// The cursor as it last jumped: what lies below was not all seen here.
+    pub(super) jumped_to: u64,
     /// Parts of the next op that were seen.
     parts: u64,
     pub(super) heard: Instant,
@@ -45,7 +47,7 @@ pub(super) enum Step {
 impl Feed {
     pub(super) fn new(now: Instant) -> Self {
         let replica = ReplicaId(0);
-        Self { replica, nonce: 0, cursor: 0, parts: 0, heard: now, follow_due: true }
+        Self { replica, nonce: 0, cursor: 0, jumped_to: 0, parts: 0, heard: now, follow_due: true }
     }
 
     /// What to ask a follow from: zero means from now.
@@ -67,7 +69,7 @@ impl Feed {
                 return Step::Old;
             }
             let moved = last > self.cursor;
-            (self.cursor, self.parts) = (last, 0);
+            (self.cursor, self.jumped_to, self.parts) = (last, last, 0);
             return if moved { Step::Reset } else { Step::Old };
         }
         if last <= self.cursor {

@@ -176,7 +176,7 @@ impl Edge {
             Purpose::History { id } => self.history_page(connection, id, &head, reader, effects),
             Purpose::Presence { id } => self.present(connection, id, &head, reader, effects),
             Purpose::Subscription { room } => {
-                self.subscription_page(connection, room, &head, reader, effects);
+                self.subscription_page(connection, room, &head, commit, reader, effects);
             }
         }
     }

@@ -344,6 +344,7 @@ impl Edge {
         connection: ConnectionId,
         at: usize,
         head: &AnswerHead,
+        commit: u64,
         mut reader: Reader<'_>,
         effects: &mut EdgeEffects,
     ) {
@@ -386,7 +387,11 @@ impl Edge {
             return;
         };
         subscription.next = next;
-        if next > seen {
+        // A page from before the feed's last jump says nothing of what the jump passed over:
+        //
+        //   asked at op 150 | feed jumps from 160 to 191 | page of op 155 ends at message 84, the last one then
+        //   live from here on would miss 85 to 100, which lie between
+        if next > seen && commit >= self.feed.jumped_to {
             subscription.state = SubscriptionState::Live;
             let name = self.rooms.get(at).map_or(String::new(), |room| room.name.clone());
             self.frame_for(connection, |out, transport| write_live(out, transport, &name, next - 1), effects);
