@@ -40,7 +40,7 @@ pub enum Parsed {
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    let len = match request.parse(bytes) {
+    let len = match request.parse(&bytes[..bytes.len().min(HEAD_MAX)]) {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return Parsed::Partial,
         _ => return Parsed::Bad,
