@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// Generous: a loaded machine is slow, not wrong.
@@ -11,6 +11,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Dev {
     process: Child,
+    /// Kept open: it says something when it ends.
+    _output: BufReader<ChildStdout>,
     web: String,
     lines: String,
 }
@@ -23,9 +25,9 @@ impl Dev {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let mut output = BufReader::new(process.stdout.take().expect("piped"));
         let (mut web, mut talk) = (None, None);
-        for line in output.lines().map_while(Result::ok) {
+        for line in output.by_ref().lines().map_while(Result::ok) {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
                 ["open", url] => {
@@ -39,7 +41,7 @@ impl Dev {
             }
         }
         let (web, lines) = (web.expect("a URL"), talk.expect("a port for lines"));
-        Self { process, web, lines }
+        Self { process, _output: output, web, lines }
     }
 
     fn line_client(&self) -> BufReader<TcpStream> {
@@ -47,10 +49,18 @@ impl Dev {
     }
 
     /// As Ctrl-C would; it must end well.
-    fn stop(mut self) {
+    fn stop(&mut self) {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args(["-INT", &id]).status().expect("kill runs").success());
         assert!(self.process.wait().expect("it ends").success());
+    }
+}
+
+impl Drop for Dev {
+    /// A test that failed leaves nobody behind.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -93,20 +103,20 @@ fn folder(name: &str) -> PathBuf {
 #[test]
 fn what_was_said_is_there_after_a_restart() {
     let folder = folder("restart");
-    let dev = Dev::start(&folder);
+    let mut dev = Dev::start(&folder);
     let (mut ada, mut bob) = (dev.line_client(), dev.line_client());
     for client in [&mut ada, &mut bob] {
         say(client, "join general\n");
-        hear(client, "general");
+        hear(client, "joined general");
     }
     say(&mut ada, "send kept for ever\n");
     hear(&mut bob, "kept for ever");
     dev.stop();
 
-    let dev = Dev::start(&folder);
+    let mut dev = Dev::start(&folder);
     let mut carol = dev.line_client();
     say(&mut carol, "join general\n");
-    hear(&mut carol, "general");
+    hear(&mut carol, "joined general");
     say(&mut carol, "history\n");
     hear(&mut carol, "kept for ever");
     dev.stop();
@@ -116,7 +126,7 @@ fn what_was_said_is_there_after_a_restart() {
 #[test]
 fn bad_guests_are_refused_and_harm_nobody() {
     let folder = folder("guests");
-    let dev = Dev::start(&folder);
+    let mut dev = Dev::start(&folder);
     let host = format!("Host: {}\r\n", dev.web);
     assert!(ask(&dev, b"\x16\x03\x01 nonsense\r\n\r\n").starts_with("HTTP/1.1 400"));
     let large = format!("GET / HTTP/1.1\r\n{host}A: {}\r\n\r\n", "x".repeat(9 * 1024));
@@ -131,7 +141,9 @@ fn bad_guests_are_refused_and_harm_nobody() {
     let mut ada = dev.line_client();
     say(&mut ada, "\x01\x02 nonsense\n");
     hear(&mut ada, "!");
-    say(&mut ada, "join general\nsend still here\n");
+    say(&mut ada, "join general\n");
+    hear(&mut ada, "joined general");
+    say(&mut ada, "send still here\n");
     hear(&mut ada, "still here");
     dev.stop();
     std::fs::remove_dir_all(folder).expect("ours");
