@@ -18,7 +18,8 @@ mod serve;
 mod session;
 mod text;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -61,7 +62,7 @@ pub struct EdgeConfig {
 #[derive(Clone)]
 pub struct TokenEntry {
     pub tenant: TenantId,
-    pub user: alloc::string::String,
+    pub user: String,
     /// SHA-256 of the token: the token itself is never kept.
     pub digest: [u8; 32],
 }
@@ -176,8 +177,8 @@ pub struct Edge {
     scratch: Vec<u8>,
     shared: Vec<u8>,
     guests: u64,
-    /// Presence must be reported again.
-    presence_due: bool,
+    /// Who came or went, unknown to the shard: reports that found no room.
+    unreported: BTreeSet<(TenantId, String, String)>,
     stats: EdgeStats,
 }
 
@@ -204,7 +205,7 @@ impl Edge {
             scratch: Vec::new(),
             shared: Vec::new(),
             guests: 0,
-            presence_due: false,
+            unreported: BTreeSet::new(),
             stats: EdgeStats::default(),
         }
     }

@@ -85,6 +85,13 @@ impl Rooms {
     }
 }
 
+/// Presence is for the shard to know; nobody waits for its outcome.
+const NOBODY: Waiter = Waiter { connection: ConnectionId(0), id: 0, what: Waiting::Nobody };
+
+fn presence_of<'a>(tenant: TenantId, room: &'a str, user: &'a str, enters: bool) -> ChatCommand<'a> {
+    if enters { ChatCommand::Enter { tenant, room, user } } else { ChatCommand::Leave { tenant, room, user } }
+}
+
 impl Edge {
     /// Adds a subscription and asks for its first page. The answer to the command comes with the page.
     pub(super) fn subscribe(
@@ -164,29 +171,33 @@ impl Edge {
         }
     }
 
+    /// Tells the shard that a user came or went; what finds no room now is looked at again a little later.
     fn report(&mut self, at: usize, name: &str, enters: bool) {
         let Some(room) = self.rooms.get(at) else { return };
-        let (tenant, room, user) = (room.tenant, room.name.as_str(), name);
-        let command = if enters {
-            ChatCommand::Enter { tenant, room, user }
-        } else {
-            ChatCommand::Leave { tenant, room, user }
-        };
-        let waiter = Waiter { connection: ConnectionId(0), id: 0, what: Waiting::Nobody };
-        if !self.session.push(&command, waiter, self.now.mono, &self.pool) {
-            // Without room now: everything is reported again a little later.
-            self.presence_due = true;
+        let command = presence_of(room.tenant, &room.name, name, enters);
+        if !self.session.push(&command, NOBODY, self.now.mono, &self.pool) {
+            self.unreported.insert((room.tenant, room.name.clone(), name.to_string()));
         }
     }
 
-    /// Reports everybody who is here: to a new session, or because a report found no room.
+    /// Reports everybody who is here: to a new session.
     pub(super) fn report_presence(&mut self) {
-        self.presence_due = false;
-        for at in 0..self.rooms.list.len() {
-            let Some(room) = self.rooms.get(at) else { continue };
-            let names: Vec<String> = room.users.keys().cloned().collect();
-            for name in names {
-                self.report(at, &name, true);
+        for room in self.rooms.list.iter().flatten() {
+            let names = room.users.keys();
+            self.unreported.extend(names.map(|name| (room.tenant, room.name.clone(), name.clone())));
+        }
+        self.report_rest();
+    }
+
+    /// Reports what found no room before, as it is by now: a user who left must not stay as a ghost.
+    pub(super) fn report_rest(&mut self) {
+        while let Some((tenant, name, user)) = self.unreported.pop_first() {
+            let room = self.rooms.find(tenant, &name).and_then(|at| self.rooms.get(at));
+            let is_here = room.is_some_and(|room| room.users.contains_key(&user));
+            let command = presence_of(tenant, &name, &user, is_here);
+            if !self.session.push(&command, NOBODY, self.now.mono, &self.pool) {
+                self.unreported.insert((tenant, name, user));
+                return;
             }
         }
     }

@@ -511,9 +511,7 @@ impl Edge {
     /// Pings clients that were silent, and lets go those that are gone.
     pub(super) fn look_after_clients(&mut self, effects: &mut EdgeEffects) {
         let (now, ping) = (self.now.mono, self.config.limits.ping);
-        if self.presence_due {
-            self.report_presence();
-        }
+        self.report_rest();
         let mut after = ConnectionId(0);
         // Step by step, because looking after one may end it.
         while let Some((connection, client)) = self.connections.range_mut((Excluded(after), Unbounded)).next()
