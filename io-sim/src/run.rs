@@ -23,6 +23,8 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
     let drawn = plan.draw(seed);
     let faulty_for = drawn.faulty_for;
     let lease = drawn.shape.session_lease;
+    // A replayed ping of an edge that is gone renews its lease: the last of them must be through.
+    let echo = drawn.frames.as_ref().map_or(Duration::ZERO, |frames| *frames.replay_after.end());
     let mut world = World::new(drawn, seed, observer);
     world.begin_users();
     world.begin_trouble();
@@ -33,7 +35,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
     if quiet {
         world.observe(What::Quiet);
         // Leases of edges that died run out, and the last commits reach everybody.
-        world.run_until(world.now.after(2 * lease + Duration::from_secs(1)));
+        world.run_until(world.now.after(echo + 2 * lease + Duration::from_secs(1)));
         let patience = world.now.after(LAST_COMMITS);
         while !world.stopped && world.now < patience && !world.has_converged() {
             world.run_until(world.now.after(LOOK));
