@@ -254,3 +254,20 @@ fn an_evicted_session_is_replaced_and_nothing_is_lost_or_doubled() {
     world.pass(5);
     assert!(world.frames(ada).iter().any(|frame| frame.contains(r#""users":["ada"]"#)), "reported again");
 }
+
+#[test]
+fn a_line_client_may_join_and_speak_in_one_breath() {
+    let mut world = World::new();
+    let bob = world.client(1, 2, "bob");
+    let line = world.open(0, 1, Transport::Line);
+    for text in ["join general", "send first", "send second"] {
+        world.turn(0, Some(EdgeEvent::Frame { connection: line, bytes: text.as_bytes() }));
+    }
+    world.pass(20);
+    assert_eq!(seqs(&world.frames(bob)), [1, 2]);
+    let lines = world.lines(line);
+    assert!(
+        lines.contains(&"* sent #2".to_string()) && lines.contains(&"* joined general".to_string()),
+        "{lines:?}"
+    );
+}

@@ -15,6 +15,7 @@ mod launch;
 mod peers;
 mod reactor;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,23 +68,20 @@ fn dev(args: &cli::Dev) -> Result<(), String> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let dev = Dev::start(folder, at(args.port), at(args.line_port), args.io, PAGE)?;
     launch::stop_on_signals(dev.stoppers())?;
-    dev.lines.iter().for_each(|line| println!("  {line}"));
     let (ws, line) = (dev.ws, dev.line);
-    println!();
-    println!("TigerChat is ready after {} ms. Ctrl-C stops it.", started.elapsed().as_millis());
-    println!();
-    println!("  open   http://{ws}/");
-    println!(
-        "  curl   curl -H 'Authorization: Bearer demo:curl' http://{ws}/v1/rpc -d '{{\"id\":1,\"room_open\":{{\"room\":\"general\"}}}}'"
-    );
-    println!(
-        "  talk   nc {} {}      then: join general, send Hello, users, history, exit",
+    let replicas: String = dev.lines.iter().map(|line| format!("  {line}\n")).collect();
+    let ready = started.elapsed().as_millis();
+    // Whoever reads this may be gone (`dev | head`): that is no reason to stop.
+    let _ = write!(
+        std::io::stdout(),
+        "{replicas}\nTigerChat is ready after {ready} ms. Ctrl-C stops it.\n\n  open   http://{ws}/\n  curl   curl -H \
+         'Authorization: Bearer demo:curl' http://{ws}/v1/rpc -d '{{\"id\":1,\"room_open\":{{\"room\":\"general\"}}}}'\n  \
+         talk   nc {} {}      then: join general, send Hello, users, history, exit\n\n",
         line.ip(),
         line.port()
     );
-    println!();
     dev.join();
-    println!("stopped; nothing acknowledged is lost");
+    let _ = writeln!(std::io::stdout(), "stopped; nothing acknowledged is lost");
     drop(temporary);
     Ok(())
 }

@@ -208,6 +208,9 @@ impl Reactor {
         let mono = read_clocks(self.outside.started).mono;
         let node = self.node.deadline().map(|at| at.since(mono));
         let peers = self.outside.peers.deadline().map(|at| at.saturating_duration_since(StdInstant::now()));
+        if self.outside.clients.has_unheard() {
+            return Duration::ZERO;
+        }
         // Sockets took something: the edge learns of it soon, with whatever else comes.
         let drained = (!self.turn.said.is_empty()).then_some(Duration::from_millis(1));
         node.into_iter().chain(peers).chain(drained).min().unwrap_or(IDLE).min(IDLE)
@@ -216,6 +219,7 @@ impl Reactor {
     fn gather(&mut self, events: &Events) {
         let registry = self.poll.registry();
         let Outside { peers, clients, .. } = &mut self.outside;
+        clients.hear_on(registry, &mut self.turn);
         for event in events {
             let readable = event.is_readable() || event.is_read_closed() || event.is_error();
             match event.token() {

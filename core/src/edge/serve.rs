@@ -207,6 +207,10 @@ impl Edge {
         self.submit(connection, id, Waiting::Join, &command)?;
         // Only now: a refused one has no outcome that would take the name out again.
         self.joining(connection, room);
+        // What the user says next goes there: it follows the opening on the way to the shard.
+        if let Some(client) = self.connections.get_mut(&connection) {
+            client.room = Some(String::from(room));
+        }
         Ok(())
     }
 

@@ -15,7 +15,18 @@ use super::http::{self, Head, Parsed};
 use super::{Said, Site, Turn};
 
 const READ: usize = 64 * 1024;
+/// Reads of one client in one turn: nobody floods the loop.
+const READS: usize = 4;
 const SLICES: usize = 64;
+
+/// What reading a client's socket came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    All,
+    /// Its share of the turn is used up; the rest waits in the socket.
+    More,
+    End,
+}
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -120,7 +131,7 @@ impl Client {
         }
     }
 
-    /// Reads what there is; false when the connection is over.
+    /// Reads what there is, up to a share of the turn; says whether there may be more, or that it is over.
     pub(super) fn read(
         &mut self,
         me: ConnectionId,
@@ -128,24 +139,25 @@ impl Client {
         site: &Site,
         probes: (bool, &str),
         turn: &mut Turn,
-    ) -> bool {
+    ) -> Heard {
         let mut buffer = [0; READ];
-        loop {
+        for _ in 0..READS {
             match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
+                Ok(0) => return Heard::End,
                 Ok(len) => {
                     if !self.take(&buffer[..len], me, frame_max, site, probes, turn) {
-                        return false;
+                        return Heard::End;
                     }
                     if len < READ {
-                        return true;
+                        return Heard::All;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Heard::All,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(_) => return Heard::End,
             }
         }
+        Heard::More
     }
 
     fn take(

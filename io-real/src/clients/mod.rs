@@ -17,7 +17,7 @@ use tigerchat_core::io::{CloseCode, Transport};
 use tigerchat_core::pool::Message;
 use tigerchat_core::types::ConnectionId;
 
-use self::client::Client;
+use self::client::{Client, Heard};
 
 /// Tokens of clients begin here.
 pub const FIRST_TOKEN: usize = 1 << 20;
@@ -63,6 +63,8 @@ pub struct Clients {
     pub ready: bool,
     pub metrics: String,
     touched: Vec<usize>,
+    /// Clients whose sockets still hold something that will not be announced again.
+    unheard: Vec<usize>,
     looked: Instant,
 }
 
@@ -83,9 +85,22 @@ impl Clients {
             Ok(Some(listener))
         };
         let (ws, line) = (register(ws)?, register(line)?);
-        let (list, touched) = (BTreeMap::new(), Vec::new());
+        let (list, touched, unheard) = (BTreeMap::new(), Vec::new(), Vec::new());
         let (next, ready, metrics, looked) = (FIRST_TOKEN, false, String::new(), Instant::now());
-        Ok(Self { ws, line, list, next, frame_max, connections_max, site, ready, metrics, touched, looked })
+        Ok(Self {
+            ws,
+            line,
+            list,
+            next,
+            frame_max,
+            connections_max,
+            site,
+            ready,
+            metrics,
+            touched,
+            unheard,
+            looked,
+        })
     }
 
     pub fn accept(&mut self, line: bool, registry: &Registry, turn: &mut Turn) {
@@ -123,7 +138,11 @@ impl Clients {
         let mut alive = true;
         if readable {
             let probes = (self.ready, self.metrics.as_str());
-            alive = client.read(ConnectionId(token as u64), self.frame_max, &self.site, probes, turn);
+            let heard = client.read(ConnectionId(token as u64), self.frame_max, &self.site, probes, turn);
+            alive = heard != Heard::End;
+            if heard == Heard::More {
+                self.unheard.push(token);
+            }
         }
         if writable || !alive || client.has_output() {
             self.touch(token);
@@ -131,6 +150,17 @@ impl Clients {
         if !alive {
             self.close_socket(token, registry, turn);
         }
+    }
+
+    /// Goes on with clients that had more to say than their share of the last turn.
+    pub fn hear_on(&mut self, registry: &Registry, turn: &mut Turn) {
+        for token in std::mem::take(&mut self.unheard) {
+            self.ready(token, true, false, registry, turn);
+        }
+    }
+
+    pub fn has_unheard(&self) -> bool {
+        !self.unheard.is_empty()
     }
 
     fn touch(&mut self, token: usize) {
