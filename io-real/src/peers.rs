@@ -428,3 +428,109 @@ fn filled(pool: &Pool, bytes: &[u8]) -> Option<Draft> {
     draft.extend(bytes).expect("measured");
     Some(draft)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    use mio::{Events, Poll};
+    use tigerchat_core::pool::Class;
+    use tigerchat_core::types::{ClusterId, ReplicaId, ShardId};
+    use tigerchat_core::wire::frame::Command;
+
+    const LISTENER: Token = Token(1);
+
+    fn address(replica: u16) -> Address {
+        Address::Replica { shard: ShardId(1), replica: ReplicaId(replica) }
+    }
+
+    fn frame(from: u16, to: u16) -> Frame {
+        let header = FrameHeader::new(Command::Ping, ClusterId(7), ShardId(1));
+        let mut frame = Frame { header, payload: None };
+        frame.seal(address(from), address(to), 1, 1);
+        frame
+    }
+
+    /// One side of a link: a listener of replica `me`, or somebody who dials.
+    struct Side {
+        poll: Poll,
+        peers: Peers,
+        arrived: Vec<Arrived>,
+    }
+
+    impl Side {
+        fn new(me: u16, listener: Option<StdListener>, known: Vec<(Address, SocketAddr, bool)>) -> Self {
+            let poll = Poll::new().unwrap();
+            let pool = Pool::new(&[Class { size: 4096, count: 8 }]);
+            let peers =
+                Peers::new(address(me), pool, 4096, listener, known, poll.registry(), LISTENER).unwrap();
+            Self { poll, peers, arrived: Vec::new() }
+        }
+
+        fn turn(&mut self) {
+            let mut events = Events::with_capacity(16);
+            self.poll.poll(&mut events, Some(Duration::from_millis(2))).unwrap();
+            let registry = self.poll.registry();
+            self.peers.dial(registry, &mut self.arrived);
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.peers.accept(registry),
+                    Token(token) => self.peers.ready(token, true, registry, &mut self.arrived),
+                }
+            }
+            self.peers.flush(registry);
+        }
+
+        fn until(&mut self, other: &mut Option<&mut Side>, done: impl Fn(&Self) -> bool) {
+            let began = Instant::now();
+            while !done(self) {
+                assert!(began.elapsed() < Duration::from_secs(10), "nothing happens: {:?}", self.arrived);
+                self.turn();
+                if let Some(other) = other {
+                    other.turn();
+                }
+            }
+        }
+    }
+
+    fn listening(me: u16) -> (Side, SocketAddr) {
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = listener.local_addr().unwrap();
+        (Side::new(me, Some(listener), Vec::new()), socket)
+    }
+
+    #[test]
+    fn frames_arrive_whole_and_a_peer_whose_process_is_gone_is_reported_once() {
+        let (mut upper, socket) = listening(1);
+        let mut lower = Side::new(0, None, vec![(address(1), socket, true)]);
+        lower.until(&mut Some(&mut upper), |side| side.peers.routes.contains_key(&address(1)));
+        lower.peers.send(address(1), frame(0, 1));
+        upper.until(&mut Some(&mut lower), |side| !side.arrived.is_empty());
+        assert!(matches!(&upper.arrived[..], [Arrived::Frame { from, .. }] if *from == address(0)));
+        drop(upper);
+        lower.until(&mut None, |side| !side.arrived.is_empty());
+        assert!(matches!(&lower.arrived[..], [Arrived::Reset(peer)] if *peer == address(1)));
+        for _ in 0..100 {
+            lower.turn();
+        }
+        assert_eq!(lower.arrived.len(), 1, "once");
+    }
+
+    #[test]
+    fn half_a_frame_waits_and_garbage_ends_the_link_that_carried_it_alone() {
+        let (mut side, socket) = listening(1);
+        let mut good = std::net::TcpStream::connect(socket).unwrap();
+        let bytes = frame(0, 1);
+        let bytes = bytes.header.as_bytes();
+        good.write_all(&bytes[..100]).unwrap();
+        let mut bad = std::net::TcpStream::connect(socket).unwrap();
+        bad.write_all(&[0xAB; 512]).unwrap();
+        let mut misdirected = std::net::TcpStream::connect(socket).unwrap();
+        misdirected.write_all(frame(0, 2).header.as_bytes()).unwrap();
+        side.until(&mut None, |side| side.peers.refused == 2);
+        assert!(side.arrived.is_empty(), "nothing of it reached the node");
+        good.write_all(&bytes[100..]).unwrap();
+        side.until(&mut None, |side| side.arrived.len() == 1);
+    }
+}
