@@ -13,7 +13,6 @@
 extern crate alloc;
 
 pub mod chat;
-pub mod client;
 pub mod edge;
 pub mod errors;
 pub mod io;

@@ -1,1 +1,0 @@
-//! The client's session logic, used by `sdk/rust`, by `tigerchat bench` and by the simulator's users.
