@@ -237,6 +237,32 @@ fn presence_follows_connections_and_an_edge_that_dies_leaves_no_ghosts() {
 }
 
 #[test]
+fn who_leaves_while_the_edge_has_no_room_for_the_report_is_no_ghost_afterwards() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(0, 2, "bob"));
+    // Nothing is answered while ada fills all that may wait.
+    let mut refused = false;
+    for number in 0..2_000 {
+        let (id, key) = (number + 10, world.key(number));
+        let text =
+            format!(r#"{{"id":{id},"publish":{{"room":"general","key":"{key}","body":"{:0>900}"}}}}"#, 0);
+        world.turn(0, Some(EdgeEvent::Frame { connection: ada, bytes: text.as_bytes() }));
+        refused = world.frames(ada).iter().any(|frame| frame.contains(r#""name":"overloaded""#));
+        if refused {
+            break;
+        }
+    }
+    assert!(refused, "there is an end to what may wait");
+    world.turn(0, Some(EdgeEvent::Closed { connection: bob }));
+    world.pass(3_000);
+    world.frames(ada);
+    world.say(0, ada, r#"{"id":6,"presence":{"room":"general"}}"#);
+    world.pass(50);
+    let frames = world.frames(ada);
+    assert!(frames.iter().any(|frame| frame.contains(r#""users":["ada"]"#)), "{frames:?}");
+}
+
+#[test]
 fn an_evicted_session_is_replaced_and_nothing_is_lost_or_doubled() {
     let mut world = World::new();
     let ada = world.client(0, 1, "ada");
