@@ -290,7 +290,7 @@ impl Superblock {
         if version != FORMAT_VERSION {
             return Err(OpenError::Version(version));
         }
-        let payload: Vec<u8> = sector::payloads(image).flatten().copied().collect();
+        let payload = sector::payloads(image).collect::<Vec<_>>().concat();
         let superblock = Self::decode(&payload).map_err(|_| OpenError::Damaged)?;
         let place = superblock.config.place(Zone::Superblock);
         for (index, bytes) in image.chunks_exact(SECTOR).enumerate() {
