@@ -44,6 +44,10 @@ const AIMS: [Command; 12] = [
 ];
 
 /// Starts that end before they are through.
+/// A partition that ends takes the leader with it.
+const LEADER_DIES_AT_MEND: Ppm = 300_000;
+/// A partition leaves the links of edges alone.
+const EDGES_REACH_ALL: Ppm = 350_000;
 const CRASH_WHILE_STARTING: Ppm = 150_000;
 
 impl World<'_> {
@@ -69,7 +73,7 @@ impl World<'_> {
 
     pub(crate) fn make_trouble(&mut self, trouble: Trouble) {
         if let Trouble::Mend(links) = &trouble {
-            return links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, false));
+            links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, false));
         }
         if self.healed {
             return;
@@ -77,10 +81,21 @@ impl World<'_> {
         match trouble {
             Trouble::Crash => self.some_crash(),
             Trouble::Partition => self.some_partition(),
-            Trouble::Mend(_) => {}
+            Trouble::Mend(_) => self.perhaps_lose_leader(),
             Trouble::Pause => self.some_pause(),
             Trouble::SlowDisk => self.change_disk(true),
             Trouble::FastDisk => self.change_disk(false),
+        }
+    }
+
+    /// As a partition ends, whoever leads may die: what the other side wrote meanwhile then meets what a deposed
+    /// primary wrote alone, before anybody has told it to forget that (H01).
+    fn perhaps_lose_leader(&mut self) {
+        if self.drawn.crashes.is_some()
+            && self.random.chance(LEADER_DIES_AT_MEND)
+            && let Some(primary) = self.primary()
+        {
+            self.fall(primary, false);
         }
     }
 
@@ -165,16 +180,19 @@ impl World<'_> {
         let sides: Vec<bool> = if self.random.chance(300_000) {
             (0..places).map(|_| self.random.chance(500_000)).collect()
         } else {
-            // Edges still reach the one that its peers can't, half of the time.
+            // Edges reach the one that its peers can't, or the others, or both.
             let edges_too = self.random.chance(500_000);
             let replicas = self.replicas();
             (0..places).map(|place| place == victim || (place >= replicas && !edges_too)).collect()
         };
+        let edges_reach_all = self.random.chance(EDGES_REACH_ALL);
         let outward = self.random.chance(500_000);
+        let replicas = self.replicas();
         let pairs = (0..places).flat_map(|from| (0..places).map(move |to| (from, to)));
         let cut = pairs.filter(|(from, to)| {
             let crosses = sides[*from] != sides[*to];
-            crosses && (!one_way || sides[*from] == outward)
+            let spared = edges_reach_all && (*from >= replicas || *to >= replicas);
+            crosses && !spared && (!one_way || sides[*from] == outward)
         });
         let links: Vec<(Place, Place)> = cut.collect();
         links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, true));
