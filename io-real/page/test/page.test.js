@@ -40,6 +40,8 @@ async function open(hash = "", context = browser) {
 }
 
 const online = (page) => page.locator("#state[data-state=online]").waitFor();
+// One person of "Here now", by the whole name: a name may begin another, which stays until its connection is gone.
+const person = (page, name) => page.locator(`#people li[data-user="${name}"]`);
 const nameOf = (page) => page.locator("#name").inputValue();
 const said = (page, text) => page.locator(".message:not(.waiting)").filter({ hasText: text });
 const texts = (page) => page.locator(".message:not(.waiting) .text").allTextContents();
@@ -62,7 +64,7 @@ test("two windows talk, see each other, and see who leads", async () => {
   assert.deepEqual(await texts(ada), await texts(ben), "both see the same, in the same order");
 
   for (const page of [ada, ben]) {
-    for (const name of names) await page.locator("#people li").filter({ hasText: name }).waitFor();
+    for (const name of names) await person(page, name).waitFor();
     await page.locator("#people .you").waitFor();
     await page.locator("#replicas .leads").waitFor();
     assert.match(await page.locator("#leader").textContent(), /^replica \d$/);
@@ -71,7 +73,7 @@ test("two windows talk, see each other, and see who leads", async () => {
   await picture(ada, "two-windows");
 
   await ben.close();
-  await ada.locator("#people li").filter({ hasText: names[1] }).waitFor({ state: "detached" });
+  await person(ada, names[1]).waitFor({ state: "detached" });
   assert.deepEqual(ada.troubles, []);
   await ada.close();
 });
@@ -174,7 +176,7 @@ test("a name can be chosen, and one that is refused can be changed", async () =>
   const page = await open("#names");
   await page.locator("#name").fill("Zoë of the North");
   await page.locator("#name").press("Enter");
-  await page.locator("#people li").filter({ hasText: "Zoë-of-the-North" }).waitFor();
+  await person(page, "Zoë-of-the-North").waitFor();
   await say(page, "my own name");
   await said(page, "my own name").waitFor();
   assert.equal(await page.locator(".message .who").textContent(), "Zoë-of-the-North");
@@ -186,7 +188,8 @@ test("a name can be chosen, and one that is refused can be changed", async () =>
   await page.locator("#name").fill("Zoë");
   await page.locator("#name").press("Enter");
   await online(page);
-  await page.locator("#people li").filter({ hasText: "Zoë" }).waitFor();
+  await person(page, "Zoë").waitFor();
+  await person(page, "Zoë-of-the-North").waitFor({ state: "detached" });
   await page.close();
 });
 
