@@ -6,7 +6,7 @@
 use tigerchat_core::chat::{Chat, Limits};
 use tigerchat_core::pool::{Class, Message, Pool};
 use tigerchat_core::store::layout::{Layout, SECTOR};
-use tigerchat_core::store::sector::{self, Zone};
+use tigerchat_core::store::sector::{self, Stamp, Zone};
 use tigerchat_core::store::slot::{SlotFound, examine};
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{ClusterId, ReplicaId, ShardId};
@@ -181,11 +181,11 @@ pub fn slot(bytes: &[u8]) {
     header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("small").into();
     let entry = [header.as_bytes(), &body].concat();
     let mut image = vec![0; config.layout.slot_sectors as usize * SECTOR];
-    sector::seal(place, offset, 11, 2, &entry, &mut image);
+    sector::seal(place, offset, Stamp { op: 11, view: 2, witness: 10, index: 0 }, &entry, &mut image);
     damage(&mut image, bytes);
     let mut scratch = Vec::new();
     match examine(place, &config.layout, offset, &image, &mut scratch) {
-        SlotFound::Entry(found) => {
+        SlotFound::Entry { header: found, .. } => {
             assert_eq!((found, scratch), (header, entry), "the entry that was written");
         }
         SlotFound::Blank => assert!(image.iter().all(|byte| *byte == 0), "blank is all zero"),

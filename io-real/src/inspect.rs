@@ -45,14 +45,18 @@ fn show_copies(zone: &[u8], json: bool) {
                     println!(
                         "{}",
                         json!({"superblock": number, "sequence": copy.sequence, "view": copy.view,
-                        "log_view": copy.log_view, "incarnation": copy.incarnation, "checkpoint": copy.checkpoint.op,
+                        "log_view": copy.log_view, "incarnation": copy.incarnation, "checkpoint": copy.checkpoint.op(),
                         "agrees": agrees})
                     );
                 } else {
                     let mark = if agrees { "agrees" } else { "older" };
                     println!(
                         "superblock {number}: sequence {}, view {}, log view {}, incarnation {}, checkpoint {}: {mark}",
-                        copy.sequence, copy.view, copy.log_view, copy.incarnation, copy.checkpoint.op
+                        copy.sequence,
+                        copy.view,
+                        copy.log_view,
+                        copy.incarnation,
+                        copy.checkpoint.op()
                     );
                 }
             }

@@ -4,7 +4,8 @@
 //! subset of the sectors**, old and new side by side, in whichever of their versions. Reads see the cache. The end
 //! of a process loses nothing that had reached the cache, and tears what was on its way into it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use tigerchat_core::io::{DiskError, DiskOp, Token};
@@ -12,7 +13,7 @@ use tigerchat_core::pool::{Draft, Message};
 use tigerchat_core::store::layout::SECTOR;
 use tigerchat_core::types::Instant;
 
-use crate::faults::DiskSpeed;
+use crate::faults::{DiskErrors, DiskSpeed};
 use crate::random::Random;
 
 type Sector = Box<[u8; SECTOR]>;
@@ -49,12 +50,39 @@ pub struct Disk {
     speed: DiskSpeed,
     /// Everything takes that many times as long.
     pub slowness: u32,
+    /// Until then it takes no writes.
+    pub full_until: Instant,
+    /// What it answers wrongly or not at all.
+    pub faults: Option<DiskErrors>,
+    /// Sectors that hold other than what was written last.
+    damaged: BTreeSet<usize>,
+    unreadable: BTreeSet<usize>,
+    /// Of the damaged ones those of a write that never happened.
+    lost: BTreeSet<usize>,
+    /// Sectors written last, newest at the end.
+    recent: VecDeque<usize>,
+    pub counts: DiskCounts,
     random: Random,
 }
+
+/// What became of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskCounts {
+    /// Sectors damaged, and of those the ones that were written again.
+    pub damaged: u64,
+    pub repaired: u64,
+    /// Operations that failed.
+    pub errors: u64,
+}
+
+/// How many sectors count as written lately.
+const RECENT: usize = 24;
 
 #[derive(Debug, Default)]
 struct Cell {
     durable: Option<Sector>,
+    /// What was durable before that.
+    before: Option<Sector>,
     /// Newer versions by the number of their write, ascending.
     cached: Vec<(u64, Sector)>,
 }
@@ -95,6 +123,13 @@ impl Disk {
             writes: 0,
             speed,
             slowness: 1,
+            full_until: Instant(0),
+            faults: None,
+            damaged: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            recent: VecDeque::with_capacity(RECENT),
+            counts: DiskCounts::default(),
             random,
         }
     }
@@ -138,10 +173,21 @@ impl Disk {
     pub fn step(&mut self, now: Instant, ticket: Ticket) -> Option<Step> {
         let step = match self.in_flight.remove(&ticket)? {
             Work::Read { token, offset, mut into } => {
-                self.read(offset, into.bytes_mut());
-                Step::Done(Done { token, result: Ok(Some(into.seal())) })
+                let len = into.bytes_mut().len();
+                let from = self.misdirected_read(offset, len).unwrap_or(offset);
+                self.read(from, into.bytes_mut());
+                let refused = self.fails(|faults| faults.read) || self.can_not_read(offset, len);
+                self.counts.errors += u64::from(refused);
+                let result = if refused { Err(DiskError::Read) } else { Ok(Some(into.seal())) };
+                Step::Done(Done { token, result })
             }
             Work::Write { token, offset, data, durable } => {
+                if let Some(error) = self.refuses_write(now) {
+                    self.counts.errors += 1;
+                    let pattern = self.random.u64();
+                    self.write(offset, &data, |sector| pattern >> (sector % 64) & 1 == 1);
+                    return Some(Step::Done(Done { token, result: Err(error) }));
+                }
                 self.write(offset, &data, |_| true);
                 if durable {
                     self.flush(now, ticket, token)
@@ -150,6 +196,10 @@ impl Disk {
                 }
             }
             Work::Sync { token } => self.flush(now, ticket, token),
+            Work::Flush { token, .. } if self.fails(|faults| faults.flush) => {
+                self.counts.errors += 1;
+                Step::Done(Done { token, result: Err(DiskError::Fsync) })
+            }
             Work::Flush { token, up_to } => {
                 self.settle(up_to);
                 Step::Done(Done { token, result: Ok(None) })
@@ -201,7 +251,7 @@ impl Disk {
             let cell = &mut cells[*at];
             let covered = cell.cached.iter().take_while(|(write, _)| *write <= up_to).count();
             if let Some((_, sector)) = cell.cached.drain(..covered).next_back() {
-                cell.durable = Some(sector);
+                cell.before = cell.durable.replace(sector);
             }
             !cell.cached.is_empty()
         });
@@ -214,8 +264,16 @@ impl Disk {
         for (index, bytes) in data.chunks(SECTOR).enumerate().filter(|(index, _)| reaches(*index)) {
             let mut sector = blank();
             sector[..bytes.len()].copy_from_slice(bytes);
-            self.cells[first + index].cached.push((self.writes, sector));
-            self.dirty.insert(first + index);
+            let at = first + index;
+            self.cells[at].cached.push((self.writes, sector));
+            self.dirty.insert(at);
+            self.counts.repaired += u64::from(self.damaged.remove(&at));
+            self.unreadable.remove(&at);
+            self.lost.remove(&at);
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(at);
         }
     }
 
@@ -228,6 +286,118 @@ impl Disk {
                 None => bytes.fill(0),
             }
         }
+    }
+}
+
+/// What is done to a disk from outside; [`crate::damage`] decides.
+impl Disk {
+    fn fails(&mut self, which: impl Fn(&DiskErrors) -> u32) -> bool {
+        let Some(chance) = self.faults.as_ref().map(which) else { return false };
+        self.random.chance(chance)
+    }
+
+    fn refuses_write(&mut self, now: Instant) -> Option<DiskError> {
+        if now < self.full_until {
+            return Some(DiskError::Full);
+        }
+        self.fails(|faults| faults.write).then_some(DiskError::Write)
+    }
+
+    fn can_not_read(&self, offset: u64, len: usize) -> bool {
+        let first = sector_at(offset);
+        self.unreadable.range(first..first + len.div_ceil(SECTOR)).next().is_some()
+    }
+
+    /// Where a read that goes astray lands.
+    fn misdirected_read(&mut self, offset: u64, len: usize) -> Option<u64> {
+        if !self.fails(|faults| faults.misdirected_read) {
+            return None;
+        }
+        self.counts.errors += 1;
+        let last = self.cells.len() - len.div_ceil(SECTOR);
+        let astray = offset + (self.random.within(1..=8) * len as u64);
+        Some(astray).filter(|astray| sector_at(*astray) <= last)
+    }
+
+    /// Whether a sector holds other than what was written to it last.
+    #[must_use]
+    pub fn is_damaged(&self, sector: usize) -> bool {
+        self.damaged.contains(&sector)
+    }
+
+    #[must_use]
+    pub fn has_lost_write(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// What survives a power cut of a sector, unless something newer is on its way.
+    #[must_use]
+    pub fn durable(&self, sector: usize) -> Option<&[u8]> {
+        let cell = &self.cells[sector];
+        cell.durable.as_ref().filter(|_| cell.cached.is_empty()).map(|sector| &sector[..])
+    }
+
+    /// Sectors of a range that were ever written.
+    #[must_use]
+    pub fn written(&self, range: Range<usize>) -> Vec<usize> {
+        let written = |at: &usize| self.cells[*at].durable.is_some() || !self.cells[*at].cached.is_empty();
+        range.filter(written).collect()
+    }
+
+    /// Sectors of a range that were written lately.
+    #[must_use]
+    pub fn recent(&self, range: Range<usize>) -> Vec<usize> {
+        self.recent.iter().copied().filter(|at| range.contains(at)).collect()
+    }
+
+    /// Flips some bits of a sector, in whichever of its versions there are.
+    pub fn rot(&mut self, sector: usize, pattern: u64) -> bool {
+        let cell = &mut self.cells[sector];
+        let at = usize::try_from(pattern >> 8).unwrap_or(0) % SECTOR;
+        let bits = u8::try_from(pattern & 0xFF).expect("masked").max(1);
+        let versions = cell.durable.iter_mut().chain(cell.cached.iter_mut().map(|(_, bytes)| bytes));
+        let mut harmed = false;
+        for version in versions {
+            version[at] ^= bits;
+            harmed = true;
+        }
+        harmed && self.note_damage(sector)
+    }
+
+    /// What was written to `from` lies at `to` as well.
+    pub fn misdirect(&mut self, from: usize, to: usize) -> bool {
+        let newest =
+            self.cells[from].cached.last().map(|(_, bytes)| bytes).or(self.cells[from].durable.as_ref());
+        let Some(bytes) = newest.cloned() else { return false };
+        let cell = &mut self.cells[to];
+        cell.cached.clear();
+        cell.durable = Some(bytes);
+        self.dirty.remove(&to);
+        self.note_damage(to)
+    }
+
+    pub fn make_unreadable(&mut self, sector: usize) -> bool {
+        self.unreadable.insert(sector);
+        self.note_damage(sector)
+    }
+
+    /// The last durable write to these sectors never happened, although it was reported.
+    pub fn lose_write(&mut self, sectors: Range<usize>) -> bool {
+        if sectors.clone().any(|at| !self.cells[at].cached.is_empty()) {
+            return false;
+        }
+        for at in sectors {
+            let cell = &mut self.cells[at];
+            cell.durable = cell.before.take();
+            self.lost.insert(at);
+            self.note_damage(at);
+        }
+        true
+    }
+
+    fn note_damage(&mut self, sector: usize) -> bool {
+        self.counts.damaged += u64::from(self.damaged.insert(sector));
+        true
     }
 }
 

@@ -8,6 +8,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::damage::Harm;
 use crate::random::{ALWAYS, Ppm, Random};
 
 /// Which kinds of trouble the seeds of a swarm may draw, and how likely each is drawn.
@@ -20,7 +21,10 @@ pub struct Plan {
     pub crashes: Ppm,
     /// Crashes that lose what was not durable.
     pub power: Ppm,
+    /// Slow ones, full ones, ones that refuse.
     pub disks: Ppm,
+    /// Bits that flip, writes that never happened or went astray.
+    pub damage: Ppm,
     pub pauses: Ppm,
     pub clocks: Ppm,
     /// Connections of users break.
@@ -39,6 +43,7 @@ impl Plan {
         crashes: 900_000,
         power: 600_000,
         disks: 500_000,
+        damage: 600_000,
         pauses: 300_000,
         clocks: 400_000,
         connections: 700_000,
@@ -54,6 +59,7 @@ impl Plan {
         crashes: 0,
         power: 0,
         disks: 0,
+        damage: 0,
         pauses: 0,
         clocks: 0,
         connections: 0,
@@ -63,7 +69,7 @@ impl Plan {
 
     /// Crashes and disks only: recovery, write-ahead log, checkpoints.
     pub const STORAGE: Self =
-        Self { name: "storage", crashes: ALWAYS, power: ALWAYS, disks: ALWAYS, ..Self::CALM };
+        Self { name: "storage", crashes: ALWAYS, power: ALWAYS, disks: ALWAYS, damage: ALWAYS, ..Self::CALM };
 
     /// The network only: view changes and repair without restarts.
     pub const NETWORK: Self =
@@ -97,6 +103,9 @@ impl Plan {
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
+        let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, shape.replicas));
+        let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
+        let full_disk = random.chance(self.disks / 2).then(|| FullDisk::draw(&mut random));
         let pauses = random.chance(self.pauses).then(|| Pauses::draw(&mut random));
         let clock_offset =
             if random.chance(self.clocks) { ms(1..=1500, &mut random) } else { Duration::ZERO };
@@ -113,6 +122,9 @@ impl Plan {
             partitions,
             crashes,
             slow_disk,
+            damage,
+            disk_errors,
+            full_disk,
             pauses,
             clock_offset,
             links: true,
@@ -135,6 +147,9 @@ pub struct Drawn {
     pub partitions: Option<Partitions>,
     pub crashes: Option<Crashes>,
     pub slow_disk: Option<SlowDisk>,
+    pub damage: Option<Damage>,
+    pub disk_errors: Option<DiskErrors>,
+    pub full_disk: Option<FullDisk>,
     pub pauses: Option<Pauses>,
     /// Wall clocks are off by up to this, in both directions.
     pub clock_offset: Duration,
@@ -323,6 +338,70 @@ impl SlowDisk {
     }
 }
 
+/// What disks do to what they hold; see the atlas in [`crate::damage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Mean time from one to the next.
+    pub every: Duration,
+    /// Replicas whose logs and checkpoints may be damaged.
+    pub victims: Vec<u8>,
+    /// How likely a victim's disk is harmed as its process ends.
+    pub at_crash: Ppm,
+    pub kinds: Vec<Harm>,
+}
+
+impl Damage {
+    fn draw(random: &mut Random, replicas: u8) -> Self {
+        let most = Self::victims_max(replicas);
+        let count = random.within(u64::from(most.min(1))..=most.into());
+        let mut victims: Vec<u8> = (0..replicas).collect();
+        while victims.len() as u64 > count {
+            victims.remove(random.index(victims.len()));
+        }
+        let mut kinds: Vec<Harm> = Harm::ALL.into_iter().filter(|_| random.chance(500_000)).collect();
+        kinds.push(*random.pick(&Harm::ALL));
+        Self { every: ms(200..=2_000, random), victims, at_crash: ppm_up_to(ALWAYS, random), kinds }
+    }
+}
+
+/// Operations that fail: one in so many. Reads fail at victims of [`Damage`] alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskErrors {
+    pub read: Ppm,
+    pub misdirected_read: Ppm,
+    pub write: Ppm,
+    pub flush: Ppm,
+}
+
+impl DiskErrors {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            read: ppm_up_to(20_000, random),
+            misdirected_read: ppm_up_to(10_000, random),
+            write: ppm_up_to(30_000, random),
+            flush: ppm_up_to(2_000, random),
+        }
+    }
+}
+
+/// A disk that takes no writes for a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullDisk {
+    pub every: Duration,
+    pub lasting: RangeInclusive<Duration>,
+}
+
+impl FullDisk {
+    fn draw(random: &mut Random) -> Self {
+        let least = ms(20..=200, random);
+        Self { every: ms(1_000..=5_000, random), lasting: least..=least + ms(50..=2_000, random) }
+    }
+}
+
+fn ppm_up_to(highest: Ppm, random: &mut Random) -> Ppm {
+    u32::try_from(random.within(0..=highest.into())).expect("a million at most")
+}
+
 /// Processes that stand still and go on as if nothing had been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pauses {
@@ -389,12 +468,15 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 8] = [
+        let knobs: [fn(&Drawn) -> bool; 11] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
             |drawn| drawn.slow_disk.is_some(),
             |drawn| drawn.pauses.is_some(),
+            |drawn| drawn.damage.is_some(),
+            |drawn| drawn.disk_errors.is_some(),
+            |drawn| drawn.full_disk.is_some(),
             |drawn| drawn.clock_offset > Duration::ZERO,
             |drawn| drawn.breaks.is_some(),
             |drawn| drawn.work.hostile,

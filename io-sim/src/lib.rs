@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod connections;
+pub mod damage;
 pub mod disk;
 pub mod faults;
 pub mod history;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
+use crate::disk::DiskCounts;
 use crate::history::Final;
 
 /// What may happen to a frame on its way.
@@ -55,6 +56,7 @@ pub struct RunReport {
     /// Views after the first in which some replica reached normal status.
     pub view_changes: u64,
     pub frames: FrameCounts,
+    pub disks: DiskCounts,
     /// Frames that a receiver had no buffer for.
     pub starved: u64,
     pub virtual_time: Duration,

@@ -25,6 +25,8 @@ pub enum Trouble {
     Pause,
     SlowDisk,
     FastDisk,
+    Damage,
+    FullDisk,
 }
 
 /// Points of the protocol at which a crash is told apart by what had left before it.
@@ -58,6 +60,8 @@ impl World<'_> {
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
             (self.drawn.pauses.as_ref().map(|knob| knob.every), Trouble::Pause),
             (self.drawn.slow_disk.as_ref().map(|knob| knob.spell), Trouble::SlowDisk),
+            (self.drawn.damage.as_ref().map(|knob| knob.every), Trouble::Damage),
+            (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
         ];
         for (mean, trouble) in kinds {
             if let Some(mean) = mean {
@@ -66,7 +70,7 @@ impl World<'_> {
         }
     }
 
-    fn trouble_after(&mut self, mean: Duration, trouble: Trouble) {
+    pub(crate) fn trouble_after(&mut self, mean: Duration, trouble: Trouble) {
         let at = self.now.after(self.random.waiting(mean));
         self.schedule(at, Event::Trouble(trouble));
     }
@@ -85,6 +89,8 @@ impl World<'_> {
             Trouble::Pause => self.some_pause(),
             Trouble::SlowDisk => self.change_disk(true),
             Trouble::FastDisk => self.change_disk(false),
+            Trouble::Damage => self.some_damage(),
+            Trouble::FullDisk => self.some_full_disk(),
         }
     }
 
@@ -147,9 +153,13 @@ impl World<'_> {
 
     /// Crashes a process and says when it comes back.
     pub(crate) fn fall(&mut self, place: Place, power: bool) {
+        let was_up = self.processes[place].is_up();
         self.crash(place, power);
         if self.healed {
             return;
+        }
+        if was_up && place < self.replicas() {
+            self.harm_who_fell(place);
         }
         let Some(knobs) = self.drawn.crashes.clone() else { return };
         let delay = if self.random.chance(knobs.at_once) {
@@ -158,6 +168,16 @@ impl World<'_> {
             self.random.duration(&knobs.down)
         };
         self.start_after(place, delay);
+    }
+
+    /// What a disk did to what it held is found at the next start.
+    fn harm_who_fell(&mut self, place: Place) {
+        let Some(damage) = self.drawn.damage.clone() else { return };
+        if self.random.chance(damage.at_crash) {
+            for _ in 0..self.random.within(1..=3) {
+                self.damage(place);
+            }
+        }
     }
 
     /// A process starts; perhaps it will not get far.
@@ -224,8 +244,17 @@ impl World<'_> {
         let quorum = replicas / 2 + 1;
         let mut healthy: Vec<Place> = (0..replicas).collect();
         if self.drawn.broken {
-            while healthy.len() > quorum {
-                let lost = healthy.remove(self.random.index(healthy.len()));
+            // Where disks are damaged, the others are needed.
+            let victims = self.drawn.damage.as_ref().map(|damage| damage.victims.clone());
+            let may_break = |place: &Place| {
+                victims
+                    .as_ref()
+                    .is_none_or(|victims| victims.iter().any(|victim| usize::from(*victim) == *place))
+            };
+            while healthy.len() > quorum
+                && let Some(lost) = self.pick_place(healthy.iter().copied().filter(may_break).collect())
+            {
+                healthy.retain(|place| *place != lost);
                 self.break_for_good(lost);
             }
         }
@@ -241,14 +270,17 @@ impl World<'_> {
             let process = &mut self.processes[place];
             process.trap = None;
             process.paused_until = self.now;
-            if let Some(disk) = &mut process.disk {
-                disk.slowness = 1;
-            }
-            if !process.is_up() {
+            let up = process.is_up();
+            self.calm_disk(place);
+            if !up {
                 self.start(place);
             }
         }
         self.observe(What::Healed);
+    }
+
+    fn pick_place(&mut self, among: Vec<Place>) -> Option<Place> {
+        (!among.is_empty()).then(|| *self.random.pick(&among))
     }
 
     fn break_for_good(&mut self, place: Place) {

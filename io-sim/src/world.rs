@@ -23,8 +23,8 @@ use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 use crate::Observer;
 use crate::clock::Skew;
 use crate::connections::{Connections, Crossing};
-use crate::disk::{Disk, Step, Ticket};
-use crate::faults::{Drawn, Shape};
+use crate::disk::{Disk, DiskCounts, Step, Ticket};
+use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
 use crate::network::{Network, Place};
 use crate::observer::{Watch, final_of};
@@ -476,9 +476,27 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A replica gives up: after a flush that failed, or alone with a damaged disk.
     fn stop(&mut self, place: Place, why: Fatal) {
-        // No disk of this world fails: a replica that gives up is wrong.
-        panic!("replica {place} stopped: {why:?}");
+        let expected = why == Fatal::FsyncFailed && !self.healed;
+        assert!(expected, "replica {place} stopped: {why:?}");
+        // What was not flushed may be there or not.
+        self.set_trap(place, TrapAt::Effects(0), true);
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.config.layout
+    }
+
+    /// Sectors damaged, repaired, and operations that failed, of all disks.
+    #[must_use]
+    pub fn disk_counts(&self) -> DiskCounts {
+        let disks = self.processes.iter().filter_map(|process| process.disk.as_ref());
+        disks.fold(DiskCounts::default(), |sum, disk| DiskCounts {
+            damaged: sum.damaged + disk.counts.damaged,
+            repaired: sum.repaired + disk.counts.repaired,
+            errors: sum.errors + disk.counts.errors,
+        })
     }
 
     /// Starts a process that is down.
@@ -567,6 +585,14 @@ fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew
     let random = Random::new(seed, "disk", place as u64);
     let mut disk = Disk::new(config.layout.file_size(), drawn.disk.clone(), random);
     disk.format(&Superblock::format(config.clone()).zone());
+    disk.faults = drawn.disk_errors.clone().map(|errors| {
+        let victim = drawn
+            .damage
+            .as_ref()
+            .is_some_and(|damage| damage.victims.iter().any(|victim| usize::from(*victim) == place));
+        // A sector that can't be read counts as damaged.
+        if victim { errors } else { DiskErrors { read: 0, misdirected_read: 0, ..errors } }
+    });
     Process::new(Role::Replica(id), Pool::new(&pool_classes(&config, INCOMING)), Some(disk), skew)
 }
 

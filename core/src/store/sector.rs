@@ -23,6 +23,9 @@ pub struct Stamp {
     /// Of an entry its op and view; of a superblock its sequence and copy; of a checkpoint its op and zero.
     pub op: u64,
     pub view: u64,
+    /// Up to here the writer's log was durable when it wrote this entry: what a later look does not find of that
+    /// was lost by the disk, not left out. Zero in other zones.
+    pub witness: u64,
     /// Index of the sector in its write.
     pub index: u32,
 }
@@ -50,6 +53,7 @@ const OP: usize = SALT + 16;
 const VIEW: usize = OP + 8;
 const INDEX: usize = VIEW + 8;
 const ZONE: usize = INDEX + 4;
+const WITNESS: usize = SECTOR - 8;
 
 /// Sectors that hold `len` bytes of payload.
 #[must_use]
@@ -58,11 +62,11 @@ pub fn sectors_for(len: usize) -> usize {
 }
 
 /// Fills `image` (a whole number of sectors) with `payload`, zero-padded, and seals each sector.
-/// `offset` is where the image will lie in the file.
+/// `offset` is where the image will lie in the file; `stamp.index` is the first sector's.
 ///
 /// # Panics
 /// When the payload does not fit: our own bug.
-pub fn seal(place: Place, offset: u64, op: u64, view: u64, payload: &[u8], image: &mut [u8]) {
+pub fn seal(place: Place, offset: u64, stamp: Stamp, payload: &[u8], image: &mut [u8]) {
     assert!(image.len().is_multiple_of(SECTOR) && sectors_for(payload.len()) * SECTOR <= image.len());
     let mut parts = payload.chunks(PAYLOAD);
     for (index, sector) in image.chunks_exact_mut(SECTOR).enumerate() {
@@ -70,9 +74,11 @@ pub fn seal(place: Place, offset: u64, op: u64, view: u64, payload: &[u8], image
         sector[..part.len()].copy_from_slice(part);
         sector[part.len()..].fill(0);
         let index = u32::try_from(index).expect("an image has less than 2^32 sectors");
-        sector[OP..VIEW].copy_from_slice(&op.to_le_bytes());
-        sector[VIEW..INDEX].copy_from_slice(&view.to_le_bytes());
-        sector[INDEX..ZONE].copy_from_slice(&index.to_le_bytes());
+        sector[OP..VIEW].copy_from_slice(&stamp.op.to_le_bytes());
+        sector[VIEW..INDEX].copy_from_slice(&stamp.view.to_le_bytes());
+        sector[INDEX..ZONE].copy_from_slice(&(stamp.index + index).to_le_bytes());
+        sector[ZONE..WITNESS].fill(0);
+        sector[WITNESS..].copy_from_slice(&stamp.witness.to_le_bytes());
         sector[ZONE] = place.zone as u8;
         let tag = tag(place, offset + u64::from(index) * SECTOR as u64, sector);
         sector[TAG..SALT].copy_from_slice(&tag);
@@ -97,7 +103,7 @@ pub fn open(place: Place, offset: u64, sector: &[u8]) -> Found {
 fn stamp(sector: &[u8]) -> Stamp {
     let number = |at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().expect("8 bytes"));
     let index = u32::from_le_bytes(sector[INDEX..ZONE].try_into().expect("4 bytes"));
-    Stamp { op: number(OP), view: number(VIEW), index }
+    Stamp { op: number(OP), view: number(VIEW), witness: number(WITNESS), index }
 }
 
 /// The payloads of consecutive sectors, in order.
@@ -124,21 +130,19 @@ mod tests {
     use alloc::vec::Vec;
 
     const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
+    const STAMP: Stamp = Stamp { op: 5, view: 3, witness: 4, index: 0 };
 
     fn sealed() -> Vec<u8> {
         let mut image = vec![0; 2 * SECTOR];
-        seal(PLACE, 8192, 5, 3, &[9; PAYLOAD + 10], &mut image);
+        seal(PLACE, 8192, STAMP, &[9; PAYLOAD + 10], &mut image);
         image
     }
 
     #[test]
     fn what_was_sealed_is_found() {
         let image = sealed();
-        assert_eq!(open(PLACE, 8192, &image[..SECTOR]), Found::Valid(Stamp { op: 5, view: 3, index: 0 }));
-        assert_eq!(
-            open(PLACE, 8192 + 4096, &image[SECTOR..]),
-            Found::Valid(Stamp { op: 5, view: 3, index: 1 })
-        );
+        assert_eq!(open(PLACE, 8192, &image[..SECTOR]), Found::Valid(STAMP));
+        assert_eq!(open(PLACE, 8192 + 4096, &image[SECTOR..]), Found::Valid(Stamp { index: 1, ..STAMP }));
         assert_eq!(open(PLACE, 0, &[0; SECTOR]), Found::Blank);
     }
 

@@ -28,8 +28,12 @@ use zerocopy::FromBytes;
 pub enum SlotFound {
     Blank,
     Torn,
-    /// Whole, its header; the body's digest was checked.
-    Entry(EntryHeader),
+    /// Whole, the body's digest was checked.
+    Entry {
+        header: EntryHeader,
+        /// Up to here the log was durable at this replica when it wrote the entry.
+        witness: u64,
+    },
     /// Damaged; the header if it could be read.
     Faulty(Option<EntryHeader>),
 }
@@ -61,11 +65,15 @@ pub fn examine(
     let Some(header) = header_of(slot, layout) else { return SlotFound::Faulty(None) };
     let sectors = sectors_for(header.size.get() as usize);
     let mut torn = stamp.op != header.op.get() || stamp.view != header.view.get();
+    let mut witness = stamp.witness;
     for index in 1..sectors {
         match found(index) {
             Found::Corrupt => return SlotFound::Faulty(Some(header)),
             Found::Blank => torn = true,
-            Found::Valid(other) => torn |= (other.op, other.view) != (stamp.op, stamp.view),
+            Found::Valid(other) => {
+                torn |= (other.op, other.view) != (stamp.op, stamp.view);
+                witness = witness.max(other.witness);
+            }
         }
     }
     if torn {
@@ -76,7 +84,7 @@ pub fn examine(
     }
     scratch.truncate(header.size.get() as usize);
     match EntryHeader::split(scratch) {
-        Some((header, _)) => SlotFound::Entry(header),
+        Some((header, _)) => SlotFound::Entry { header, witness },
         None => SlotFound::Faulty(Some(header)),
     }
 }
@@ -102,7 +110,7 @@ fn header_of(slot: &[u8], layout: &Layout) -> Option<EntryHeader> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::PAYLOAD;
-    use super::super::sector::Zone;
+    use super::super::sector::{Stamp, Zone};
     use super::*;
     use crate::types::{ClusterId, ShardId};
     use crate::wire::entry::Digest;
@@ -125,7 +133,7 @@ mod tests {
         header.size = u32::try_from(ENTRY_HEADER + body.len()).unwrap().into();
         let entry = [header.as_bytes(), &body].concat();
         let mut image = vec![0; sectors * SECTOR];
-        sector::seal(PLACE, OFFSET, op, view, &entry, &mut image);
+        sector::seal(PLACE, OFFSET, Stamp { op, view, witness: op - 1, index: 0 }, &entry, &mut image);
         image
     }
 
@@ -175,7 +183,7 @@ mod tests {
                 let found = match look(&slot) {
                     SlotFound::Blank => "blank",
                     SlotFound::Torn => "torn",
-                    SlotFound::Entry(_) => "entry",
+                    SlotFound::Entry { .. } => "entry",
                     SlotFound::Faulty(_) => "faulty",
                 };
                 assert_eq!(found, expected, "{have:?} of {old_sectors} and {new_sectors} sectors");

@@ -18,7 +18,7 @@ use core::fmt;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE};
-use super::sector::{self, Found, Place, Zone};
+use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
 use crate::types::{ClusterId, RELEASE, ReplicaId, ShardId};
 use crate::vsr::SUFFIX_MAX;
@@ -53,13 +53,23 @@ pub struct ShardConfig {
 /// Where a checkpoint lies and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointRef {
-    pub op: u64,
+    /// Header of the last entry that it holds. Kept here too, so that a replica whose image is damaged still knows
+    /// where its log goes on.
+    pub header: EntryHeader,
     /// SHA-256 of the image.
     pub digest: Digest,
     /// Bytes of the image; zero for the state at op 0, which needs none.
     pub size: u64,
     /// 0 or 1.
     pub copy: u32,
+}
+
+impl CheckpointRef {
+    /// The last op that it holds.
+    #[must_use]
+    pub fn op(&self) -> u64 {
+        self.header.op.get()
+    }
 }
 
 /// See the module.
@@ -80,6 +90,8 @@ pub struct Superblock {
     pub lineage: u32,
     /// A lower bound of what is committed.
     pub commit: u64,
+    /// Up to here the log was durable at this replica: what is not found of it was lost by the disk (H32).
+    pub witness: u64,
     pub checkpoint: CheckpointRef,
     /// The newest headers of the log as `log_view` began here, descending by op; the first is that log's head.
     pub suffix: Vec<EntryHeader>,
@@ -171,7 +183,7 @@ impl Superblock {
     #[must_use]
     pub fn format(config: ShardConfig) -> Self {
         let root = config.root();
-        let checkpoint = CheckpointRef { op: 0, digest: Digest::ZERO, size: 0, copy: 1 };
+        let checkpoint = CheckpointRef { header: root, digest: Digest::ZERO, size: 0, copy: 1 };
         let (view, log_view, incarnation, sequence) = (0, 0, 0, 1);
         let suffix = vec![root];
         Self {
@@ -184,6 +196,7 @@ impl Superblock {
             config_number: 0,
             lineage: 0,
             commit: 0,
+            witness: 0,
             checkpoint,
             suffix,
         }
@@ -211,7 +224,8 @@ impl Superblock {
     pub fn write_copy(&self, copy: usize, image: &mut [u8]) {
         let payload = self.encode();
         let place = self.config.place(Zone::Superblock);
-        sector::seal(place, Self::copy_offset(copy), self.sequence, copy as u64, &payload, image);
+        let stamp = Stamp { op: self.sequence, view: copy as u64, witness: 0, index: 0 };
+        sector::seal(place, Self::copy_offset(copy), stamp, &payload, image);
         assert_eq!(Self::read_copy(copy, image).as_ref(), Ok(self), "what is written reads back");
     }
 
@@ -228,13 +242,14 @@ impl Superblock {
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.extend_from_slice(&RELEASE.to_le_bytes());
         self.config.encode(&mut out);
-        for field in [self.sequence, self.incarnation, self.view, self.log_view, self.commit] {
+        let fields = [self.sequence, self.incarnation, self.view, self.log_view, self.commit, self.witness];
+        for field in fields {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.config_number.to_le_bytes());
         out.extend_from_slice(&self.lineage.to_le_bytes());
         out.extend_from_slice(&self.parent.0);
-        out.extend_from_slice(&self.checkpoint.op.to_le_bytes());
+        out.extend_from_slice(self.checkpoint.header.as_bytes());
         out.extend_from_slice(&self.checkpoint.size.to_le_bytes());
         out.extend_from_slice(&self.checkpoint.copy.to_le_bytes());
         out.extend_from_slice(&self.checkpoint.digest.0);
@@ -252,11 +267,12 @@ impl Superblock {
         }
         let _release = reader.u32()?;
         let config = ShardConfig::decode(&mut reader)?;
-        let (sequence, incarnation, view, log_view, commit) =
-            (reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?, reader.u64()?);
+        let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (config_number, lineage, parent) = (reader.u32()?, reader.u32()?, Digest(reader.array()?));
-        let (op, size, copy) = (reader.u64()?, reader.u64()?, reader.u32()?);
-        let checkpoint = CheckpointRef { op, size, copy, digest: Digest(reader.array()?) };
+        let header = EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).map_err(|_| Malformed)?;
+        let (size, copy) = (reader.u64()?, reader.u32()?);
+        let checkpoint = CheckpointRef { header, size, copy, digest: Digest(reader.array()?) };
         let headers = reader.u32()? as usize;
         if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view {
             return Err(Malformed);
@@ -276,6 +292,7 @@ impl Superblock {
             config_number,
             lineage,
             commit,
+            witness,
             checkpoint,
             suffix,
         })

@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::machine::Machine;
-use super::replica::Replica;
+use super::replica::{Replica, Status};
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effects};
 use crate::store::layout::{PAYLOAD, SECTOR};
-use crate::store::sector::{self, Zone};
+use crate::store::sector::{self, Stamp, Zone};
 use crate::store::superblock::CheckpointRef;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
@@ -44,8 +44,8 @@ struct Image {
     in_flight: u32,
     failed: bool,
     hash: Sha256,
-    /// All parts are durable and the superblock that names it was asked for.
-    named: bool,
+    /// All parts are durable and a superblock that names it so was asked for.
+    named: Option<CheckpointRef>,
 }
 
 impl<M: Machine> Replica<M> {
@@ -67,6 +67,9 @@ impl<M: Machine> Replica<M> {
 
     /// Takes the image that is due, unless one is still being written; says whether execution may go on.
     pub(super) fn checkpoint_allows(&mut self, effects: &mut Effects) -> bool {
+        if self.state_lost {
+            return false;
+        }
         let Some(op) = self.checkpointing.due else { return true };
         if self.checkpointing.image.is_some() || self.sync.is_some() {
             return false;
@@ -92,7 +95,7 @@ impl<M: Machine> Replica<M> {
         );
         let copy = 1 - self.superblock.durable().checkpoint.copy;
         let hash = Sha256::new();
-        let image = Image { op, copy, bytes, submitted: 0, in_flight: 0, failed: false, hash, named: false };
+        let image = Image { op, copy, bytes, submitted: 0, in_flight: 0, failed: false, hash, named: None };
         self.checkpointing.image = Some(image);
         self.checkpoint_turn(effects);
     }
@@ -103,9 +106,6 @@ impl<M: Machine> Replica<M> {
         let chunk = self.chunk_bytes();
         let place = self.config.place(Zone::Checkpoint);
         let Some(image) = &mut self.checkpointing.image else { return };
-        if image.failed && image.in_flight == 0 {
-            (image.failed, image.submitted, image.hash) = (false, 0, Sha256::new());
-        }
         while image.in_flight < IN_FLIGHT && !image.failed {
             let start = image.submitted as usize * chunk;
             if start >= image.bytes.len() {
@@ -117,7 +117,8 @@ impl<M: Machine> Replica<M> {
             draft.resize(size);
             let from = self.config.layout.checkpoint_offset(image.copy);
             let offset = from + u64::from(image.submitted) * (chunk / PAYLOAD * SECTOR) as u64;
-            sector::seal(place, offset, image.op, 0, part, draft.bytes_mut());
+            let stamp = Stamp { op: image.op, view: 0, witness: 0, index: 0 };
+            sector::seal(place, offset, stamp, part, draft.bytes_mut());
             image.hash.update(part);
             let token = Waits::CheckpointWritten { chunk: image.submitted }.token();
             Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: true });
@@ -134,24 +135,36 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// After a while: writes an image again of which the disk refused a part.
+    pub(super) fn retry_image(&mut self) {
+        if let Some(image) = self.checkpointing.image.as_mut().filter(|image| image.in_flight == 0)
+            && image.failed
+        {
+            (image.failed, image.submitted, image.hash) = (false, 0, Sha256::new());
+        }
+    }
+
     /// Once all parts are durable the superblock may name the image.
     fn name_image(&mut self) {
         let chunk = self.chunk_bytes();
         let Some(image) = &mut self.checkpointing.image else { return };
         let all = image.submitted as usize * chunk >= image.bytes.len();
-        if !all || image.in_flight > 0 || image.failed || image.named {
+        if !all || image.in_flight > 0 || image.failed || image.named.is_some() {
             return;
         }
-        image.named = true;
         let digest = Digest(image.hash.clone().finalize().into());
         let size = image.bytes.len() as u64;
-        let checkpoint = CheckpointRef { op: image.op, digest, size, copy: image.copy };
         let header = EntryHeader::read_from_prefix(&image.bytes).expect("an image begins with a header").0;
+        let checkpoint = CheckpointRef { header, digest, size, copy: image.copy };
+        image.named = Some(checkpoint);
         let commit = self.commit_max;
+        // While a view changes, the log that the superblock speaks of is not the one in memory.
+        let witness = if self.status == Status::Normal { self.durable_op } else { 0 };
         self.superblock.change(|superblock| {
             superblock.checkpoint = checkpoint;
             superblock.commit = superblock.commit.max(commit);
-            if superblock.suffix_head() < checkpoint.op {
+            superblock.witness = superblock.witness.max(witness);
+            if superblock.suffix_head() < checkpoint.op() {
                 superblock.suffix.clear();
                 superblock.suffix.push(header);
             }
@@ -162,18 +175,18 @@ impl<M: Machine> Replica<M> {
     pub(super) fn checkpoint_settled(&mut self) {
         let durable = self.superblock.durable().checkpoint;
         if self.sync.is_none()
-            && self.checkpointing.image.as_ref().is_some_and(|image| image.named && image.op == durable.op)
+            && self.checkpointing.image.as_ref().is_some_and(|image| image.named == Some(durable))
         {
             self.checkpointing.spare = self.checkpointing.image.take().expect("looked at").bytes;
-            self.journal.base = durable.op;
-            self.durable_op = self.durable_op.max(durable.op);
+            self.journal.base = durable.op();
+            self.durable_op = self.durable_op.max(durable.op());
         }
     }
 
     /// The image that sync wrote is named by the durable superblock: hand it back.
     pub(super) fn take_named_image(&mut self) -> Option<Vec<u8>> {
         let durable = self.superblock.durable().checkpoint;
-        let image = self.checkpointing.image.take_if(|image| image.named && image.op == durable.op)?;
+        let image = self.checkpointing.image.take_if(|image| image.named == Some(durable))?;
         self.checkpointing.due = None;
         Some(image.bytes)
     }

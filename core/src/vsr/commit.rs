@@ -14,7 +14,7 @@ use crate::wire::entry::{ENTRY_HEADER, EntryHeader, RequestHeader, RequestKind, 
 impl<M: Machine> Replica<M> {
     /// Executes as far as possible; starts reading what is not in memory.
     pub(super) fn commit_what_can(&mut self, effects: &mut Effects) {
-        while self.status == Status::Normal && self.sync.is_none() {
+        while self.status == Status::Normal && self.sync.is_none() && !self.state_lost {
             let next = self.commit_min() + 1;
             if next > self.commit_max.min(self.journal.head) || self.journal.low > next {
                 return;

@@ -131,7 +131,7 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_follow(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
-        if self.status == Status::Recovering {
+        if self.status == Status::Recovering || self.state_lost {
             return self.ignore(Ignored::NotNow);
         }
         let (from, nonce, heard) = (frame.header.op.get(), frame.header.nonce.get(), self.now.mono);
@@ -160,7 +160,7 @@ impl<M: Machine> Replica<M> {
 
     /// A read from committed state, with the caller's floor: a client that moves between edges never goes back.
     pub(super) fn on_query(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
-        if self.status == Status::Recovering {
+        if self.status == Status::Recovering || self.state_lost {
             return self.ignore(Ignored::NotNow);
         }
         let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {

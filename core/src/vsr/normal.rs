@@ -12,7 +12,7 @@ use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects};
 use crate::pool::Message;
 use crate::store::layout::SECTOR;
-use crate::store::sector::{self, Zone, sectors_for};
+use crate::store::sector::{self, Stamp, Zone, sectors_for};
 use crate::types::{Address, EdgeId, Instant, RELEASE, ReplicaId};
 use crate::wire::chat::OUTCOME;
 use crate::wire::entry::{
@@ -235,6 +235,7 @@ impl<M: Machine> Replica<M> {
         let slot_number = self.journal.slot_of(op);
         let place = self.config.place(Zone::Wal);
         let offset = self.config.layout.slot_offset(slot_number);
+        let witness = self.durable_op;
         let Some(slot) = self.journal.get_mut(op) else { return };
         let (Some(entry), Some(digest), Some(header)) = (&slot.entry, slot.digest, slot.header) else {
             return;
@@ -245,7 +246,8 @@ impl<M: Machine> Replica<M> {
         let size = sectors_for(entry.len()) * SECTOR;
         let Some(mut image) = self.pool.draft(size) else { return };
         image.resize(size);
-        sector::seal(place, offset, op, header.view.get(), entry, image.bytes_mut());
+        let stamp = Stamp { op, view: header.view.get(), witness, index: 0 };
+        sector::seal(place, offset, stamp, entry, image.bytes_mut());
         (slot.writing, slot.durable) = (Some(digest), None);
         let token = Waits::SlotWritten { slot: slot_number }.token();
         Self::submit(effects, DiskOp::Write { token, offset, data: image.seal(), durable: true });
@@ -268,8 +270,11 @@ impl<M: Machine> Replica<M> {
         if written {
             (slot.durable, slot.faulty) = (content, false);
         }
-        if content != slot.digest || !written {
-            // The op that this slot is for changed meanwhile, or the disk refused: write again.
+        if !written {
+            // Not at once: a disk that refuses may refuse for long.
+            self.refused = true;
+        } else if content != slot.digest {
+            // The op that this slot is for changed meanwhile.
             self.unwritten = true;
         } else if slot.op + keep <= commit_min || slot.op > commit_min + keep {
             slot.entry = None;
@@ -282,7 +287,9 @@ impl<M: Machine> Replica<M> {
             return;
         }
         self.durable_op = self.journal.durable_through(self.durable_op);
-        let settled = self.superblock.durable().log_view == self.view && self.sync.is_none();
+        // Whose state is lost or being replaced counts for no durability (H36).
+        let settled =
+            self.superblock.durable().log_view == self.view && self.sync.is_none() && !self.state_lost;
         if self.status != Status::Normal || !settled {
             return;
         }
@@ -462,7 +469,7 @@ impl<M: Machine> Replica<M> {
         }
         let mut frame = self.frame(Command::Commit);
         frame.header.op = self.journal.head.into();
-        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        frame.header.a = self.superblock.durable().checkpoint.op().into();
         let head = self.journal.digest(self.journal.head).unwrap_or_default();
         frame.header.nonce = head.half().into();
         self.broadcast(&frame, effects);
@@ -564,7 +571,7 @@ impl<M: Machine> Replica<M> {
         frame.header.op = self.journal.head.into();
         frame.header.commit = self.commit_min().into();
         frame.header.a = u64::from(self.primary_of(self.view).0).into();
-        frame.header.flags = u16::from(self.status == Status::Normal).into();
+        frame.header.flags = u16::from(self.status == Status::Normal && !self.state_lost).into();
         if self.is_primary() {
             frame.header.b = self.sessions.of_client(edge.0).map_or(0, |session| session.session).into();
         }

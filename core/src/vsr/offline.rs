@@ -93,7 +93,7 @@ impl Stopped {
 
     /// The entries of the log above the checkpoint, ascending: headers, digests, and whether each is whole here.
     pub fn log(&self) -> impl Iterator<Item = (EntryHeader, Digest, bool)> + '_ {
-        self.replica.log_above(self.superblock.checkpoint.op)
+        self.replica.log_above(self.superblock.checkpoint.op())
     }
 
     #[must_use]

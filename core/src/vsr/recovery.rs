@@ -48,6 +48,8 @@ pub(super) struct Recovery {
     in_flight: u32,
     /// The checkpoint's parts, in the order of their numbers.
     image: Vec<Option<Message>>,
+    /// One of them can't be read.
+    damaged: bool,
     found: Vec<SlotFound>,
 }
 
@@ -89,8 +91,9 @@ impl<M: Machine> Replica<M> {
         let chunks = usize::try_from(chunks).map_err(|_| OpenError::Damaged)?;
         let stage = if chunks > 0 { Stage::Checkpoint } else { Stage::Slots };
         let (image, found) = (vec![None; chunks], vec![SlotFound::Blank; slots]);
-        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, image, found });
+        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, image, damaged: false, found });
         replica.view_change.never_vote_in(replica.view);
+        replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
         Ok(replica)
     }
@@ -143,10 +146,9 @@ impl<M: Machine> Replica<M> {
             Waits::CheckpointRecovered { chunk } => {
                 let payload = read.and_then(|image| self.unseal_chunk(chunk, &image));
                 // Parts are put together in order; they are few at a time because buffers are.
-                recovery.image[chunk as usize] = payload;
-                if recovery.image[chunk as usize].is_none() {
-                    return effects.push(Effect::Stop(Fatal::CheckpointLost));
-                }
+                recovery.damaged |= payload.is_none();
+                // What comes after a damaged part is of no use, and must not hold the pool.
+                recovery.image[chunk as usize] = payload.filter(|_| !recovery.damaged);
                 self.collect_image(&mut recovery);
             }
             Waits::SlotRecovered { slot } => {
@@ -160,7 +162,10 @@ impl<M: Machine> Replica<M> {
                 Stage::Slots => recovery.submitted as usize == recovery.found.len(),
                 Stage::Flush | Stage::Done => true,
             };
-            if done && !self.next_stage(&mut recovery) {
+            if done {
+                self.next_stage(&mut recovery);
+            }
+            if self.state_lost && self.replicas() == 1 {
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
             }
         }
@@ -179,18 +184,12 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn next_stage(&mut self, recovery: &mut Recovery) -> bool {
+    fn next_stage(&mut self, recovery: &mut Recovery) {
         recovery.submitted = 0;
         recovery.stage = match recovery.stage {
             Stage::Checkpoint => {
-                let bytes = core::mem::take(&mut self.entry_scratch);
-                let checkpoint = self.superblock.durable().checkpoint;
-                let whole = bytes.len() as u64 == checkpoint.size && Digest::of(&bytes) == checkpoint.digest;
-                match self.load_image(&bytes) {
-                    Ok(header) if whole && header.op.get() == checkpoint.op => self.adopt(header),
-                    _ => return false,
-                }
-                self.keep_spare(bytes);
+                recovery.image.clear();
+                self.load_own_checkpoint(recovery.damaged);
                 Stage::Slots
             }
             Stage::Slots => Stage::Flush,
@@ -202,7 +201,19 @@ impl<M: Machine> Replica<M> {
             }
             Stage::Done => Stage::Done,
         };
-        true
+    }
+
+    /// The state that the superblock names; without it we know where the log goes on, and wait for a peer's.
+    fn load_own_checkpoint(&mut self, damaged: bool) {
+        let bytes = core::mem::take(&mut self.entry_scratch);
+        let checkpoint = self.superblock.durable().checkpoint;
+        let whole = !damaged
+            && bytes.len() as u64 == checkpoint.size
+            && Digest::of(&bytes) == checkpoint.digest
+            && self.load_image(&bytes).is_ok_and(|header| header == checkpoint.header);
+        self.state_lost = !whole;
+        self.adopt(checkpoint.header);
+        self.keep_spare(bytes);
     }
 
     fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
@@ -211,7 +222,9 @@ impl<M: Machine> Replica<M> {
         let place = self.config.place(Zone::Wal);
         let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
         match found {
-            SlotFound::Entry(header) if header.op.get() % u64::from(layout.wal_slots) != u64::from(slot) => {
+            SlotFound::Entry { header, .. }
+                if header.op.get() % u64::from(layout.wal_slots) != u64::from(slot) =>
+            {
                 SlotFound::Faulty(None)
             }
             found => found,
@@ -228,7 +241,6 @@ impl<M: Machine> Replica<M> {
         let certain = self.rebuild_log(&found);
         self.commit_max = self.superblock.durable().commit.max(self.commit_min()).min(self.journal.head);
         self.durable_op = self.journal.base;
-        self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
         if !certain {
             if self.replicas() == 1 {
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
@@ -249,7 +261,7 @@ impl<M: Machine> Replica<M> {
         for (number, found) in (0_u32..).zip(found) {
             let slot = self.journal.at_mut(number);
             match found {
-                SlotFound::Entry(header) => {
+                SlotFound::Entry { header, .. } => {
                     slot.durable = Some(header.digest());
                     durable[number as usize] = Some(*header);
                 }
@@ -265,7 +277,30 @@ impl<M: Machine> Replica<M> {
         };
         let certain = self.extend_up(&at, log_view);
         self.extend_down(&at);
-        certain
+        self.find_lost_writes(found, suffix[0].op.get()) && certain
+    }
+
+    /// What was durable here once and is not found was lost by the disk: faulty, not missing (H32). Witnesses are
+    /// the superblock and every entry that is surely of our log: linked to it, or made in `log_view`. False when
+    /// they saw more than the log that was found.
+    fn find_lost_writes(&mut self, found: &[SlotFound], suffix_head: u64) -> bool {
+        let superblock = self.superblock.durable();
+        let journal = &mut self.journal;
+        let mut seen = superblock.witness;
+        for found in found {
+            let SlotFound::Entry { header, witness } = found else { continue };
+            let op = header.op.get();
+            let linked = journal.digest(op) == Some(header.digest());
+            let ours = op > suffix_head.max(journal.base) && header.view.get() == superblock.log_view;
+            if linked || ours {
+                seen = seen.max(*witness);
+            }
+        }
+        for op in journal.base + 1..=seen.min(journal.head) {
+            let slot = journal.place_mut(op);
+            slot.faulty |= slot.digest.is_none() || slot.durable != slot.digest;
+        }
+        seen <= journal.head
     }
 
     /// Entries above the suffix's head, made in `log_view`. A damaged slot where the next one would lie leaves the

@@ -71,6 +71,10 @@ impl<M: Machine> Replica<M> {
         if self.sync.is_some() {
             return self.sync_turn(effects);
         }
+        if self.state_lost {
+            let from = self.repair_peer();
+            return self.start_sync(from, effects);
+        }
         let head = self.journal.head;
         self.repair
             .outstanding
@@ -310,23 +314,35 @@ impl<M: Machine> Replica<M> {
         let layout = &self.config.layout;
         let place = self.config.place(Zone::Wal);
         let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
-        let SlotFound::Entry(header) = found else { return None };
+        let SlotFound::Entry { header, .. } = found else { return None };
         let mut draft = self.pool.draft(self.entry_scratch.len())?;
         draft.extend(&self.entry_scratch).ok()?;
         Some((header, draft.seal()))
     }
 
     pub(super) fn on_ping_timer(&mut self, effects: &mut Effects) {
+        self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
+        self.retry_refused();
+        if self.recovery.is_some() {
+            // No frame before the incarnation is durable.
+            return;
+        }
         let mut frame = self.position_frame(Command::Ping);
         frame.header.nonce = u128::from(self.random.next_u64()).into();
         self.broadcast(&frame, effects);
-        self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
+    }
+
+    /// What the disk refused is written again, at a pace that a broken disk can stand.
+    fn retry_refused(&mut self) {
+        self.superblock.retry();
+        self.retry_image();
+        self.unwritten |= core::mem::take(&mut self.refused);
     }
 
     fn position_frame(&self, command: Command) -> Frame {
         let mut frame = self.frame(command);
         frame.header.op = self.journal.head.into();
-        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        frame.header.a = self.superblock.durable().checkpoint.op().into();
         frame.header.b = self.journal.low.into();
         frame.header.flags = u16::from(self.status == Status::Normal).into();
         frame

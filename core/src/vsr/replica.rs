@@ -29,7 +29,7 @@ use super::tokens::Waits;
 use super::view_change::ViewChange;
 use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
 use crate::pool::{Class, Message, Pool};
-use crate::store::superblock::{CheckpointRef, Superblock};
+use crate::store::superblock::Superblock;
 pub use crate::store::superblock::{OpenError, ShardConfig};
 use crate::types::{Address, EdgeId, Instant, Now, ReplicaId};
 use crate::wire::entry::{Digest, EntryHeader};
@@ -125,6 +125,8 @@ pub struct View {
     pub checkpoint: u64,
     pub checkpoint_digest: Digest,
     pub incarnation: u64,
+    /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
+    pub state_lost: bool,
 }
 
 /// Where the time of the entries that a primary made went, in nanoseconds, summed.
@@ -171,6 +173,8 @@ pub struct Replica<M> {
     /// Header of the last executed entry.
     pub(super) executed: EntryHeader,
     pub(super) executed_digest: Digest,
+    /// Our checkpoint can't be read: machine and sessions are not what `executed` says. See [`super::sync`].
+    pub(super) state_lost: bool,
     pub(super) commit_max: u64,
     /// Up to here all of the log is durable at this replica.
     pub(super) durable_op: u64,
@@ -187,8 +191,9 @@ pub struct Replica<M> {
     pub(super) queued_bytes: usize,
     /// Primary: requests in entries that are not executed yet, for admission in order.
     pub(super) in_flight: VecDeque<InFlight>,
-    /// Some entry could not be written when it came.
+    /// Some entry could not be written when it came; or the disk refused it, and it is tried again later.
     pub(super) unwritten: bool,
+    pub(super) refused: bool,
     /// Primary: prepares whose time of birth is measured.
     pub(super) births: VecDeque<(u64, Instant, Instant)>,
     /// Primary: when each session's edge was last heard.
@@ -238,6 +243,7 @@ impl<M: Machine> Replica<M> {
             journal: Journal::new(config.layout.wal_slots, &root),
             machine,
             sessions: Sessions::new(config.sessions, config.window),
+            state_lost: false,
             executed: root,
             executed_digest: root.digest(),
             commit_max: 0,
@@ -250,6 +256,7 @@ impl<M: Machine> Replica<M> {
             queued_bytes: 0,
             in_flight: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
             unwritten: false,
+            refused: false,
             births: VecDeque::with_capacity(super::PIPELINE_MAX),
             heard: Vec::with_capacity(usize::from(config.sessions)),
             primary_heard: Instant::default(),
@@ -384,19 +391,15 @@ impl<M: Machine> Replica<M> {
     }
 
     fn on_stored(&mut self, waits: Waits, result: Result<Option<Message>, DiskError>, effects: &mut Effects) {
-        match (&result, waits) {
+        if matches!(result, Err(DiskError::Fsync)) {
             // A failed flush says nothing of what was written before it (H31): this replica ends.
-            (Err(DiskError::Fsync), _) => return effects.push(Effect::Stop(Fatal::FsyncFailed)),
-            (Err(_), Waits::SuperblockWritten { .. }) => {
-                return effects.push(Effect::Stop(Fatal::SuperblockLost));
-            }
-            _ => {}
+            return effects.push(Effect::Stop(Fatal::FsyncFailed));
         }
         match waits {
             Waits::SlotWritten { slot } => self.on_slot_written(slot, result.is_ok()),
             Waits::SlotRead { slot } => self.on_slot_read(slot, result.ok().flatten(), effects),
             Waits::SuperblockWritten { .. } => {
-                if self.superblock.written(&self.pool, effects) {
+                if self.superblock.written(result.is_ok(), &self.pool, effects) {
                     self.on_superblock_durable(effects);
                 }
             }
@@ -433,8 +436,7 @@ impl<M: Machine> Replica<M> {
 
     #[must_use]
     pub fn observe(&self) -> View {
-        let CheckpointRef { op: checkpoint, digest: checkpoint_digest, .. } =
-            self.superblock.durable().checkpoint;
+        let checkpoint = self.superblock.durable().checkpoint;
         View {
             status: self.status,
             view: self.superblock.durable().view,
@@ -444,9 +446,10 @@ impl<M: Machine> Replica<M> {
             op: self.journal.head,
             commit: self.commit_min(),
             commit_max: self.commit_max,
-            checkpoint,
-            checkpoint_digest,
+            checkpoint: checkpoint.op(),
+            checkpoint_digest: checkpoint.digest,
             incarnation: self.incarnation(),
+            state_lost: self.state_lost,
         }
     }
 

@@ -27,6 +27,8 @@ struct UnderWay {
     second: bool,
     /// Copies of the pair that are not durable yet.
     missing: usize,
+    /// The disk refused one of them: the pair is written again by [`Writer::retry`].
+    failed: bool,
 }
 
 impl Writer {
@@ -57,10 +59,11 @@ impl Writer {
                 pair: self.first_pair,
                 second: false,
                 missing: 0,
+                failed: false,
             });
         }
         let Some(under_way) = &mut self.under_way else { return };
-        if under_way.missing > 0 || pool.free(Superblock::COPY) < 2 {
+        if under_way.missing > 0 || under_way.failed || pool.free(Superblock::COPY) < 2 {
             return;
         }
         for copy in under_way.pair..under_way.pair + 2 {
@@ -74,11 +77,19 @@ impl Writer {
         }
     }
 
-    /// A copy became durable. Returns whether this made a new superblock durable.
-    pub(super) fn written(&mut self, pool: &Pool, effects: &mut Effects) -> bool {
+    /// After a while: writes again what the disk refused.
+    pub(super) fn retry(&mut self) {
+        if let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.missing == 0) {
+            under_way.failed = false;
+        }
+    }
+
+    /// A copy became durable, or the disk refused it. Returns whether this made a new superblock durable.
+    pub(super) fn written(&mut self, written: bool, pool: &Pool, effects: &mut Effects) -> bool {
         let Some(under_way) = &mut self.under_way else { return false };
         under_way.missing -= 1;
-        if under_way.missing > 0 {
+        under_way.failed |= !written;
+        if under_way.missing > 0 || under_way.failed {
             return false;
         }
         if !under_way.second {

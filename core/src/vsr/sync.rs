@@ -1,5 +1,8 @@
 //! State transfer: a replica that fell behind what its peers' logs hold takes a whole checkpoint, in parts.
 //!
+//! A replica whose own checkpoint is damaged takes one the same way. Until then it votes (its log is whole), and
+//! acknowledges, executes, leads and answers nothing.
+//!
 //! The one law: **nothing of our own is given up before the peer's checkpoint is durable here and named by our
 //! superblock** (H13, H37). While it lasts this replica acknowledges nothing.
 
@@ -75,7 +78,7 @@ impl<M: Machine> Replica<M> {
         if checkpoint.size == 0 {
             return self.ignore(Ignored::NotNow);
         }
-        if wanted != 0 && wanted != checkpoint.op {
+        if wanted != 0 && wanted != checkpoint.op() {
             return self.send_gone(from, effects);
         }
         let chunk_bytes = self.chunk_bytes() as u64;
@@ -91,7 +94,7 @@ impl<M: Machine> Replica<M> {
         if self.repair.block_reads.len() >= super::PIPELINE_MAX {
             return self.ignore(Ignored::NoRoom);
         }
-        self.repair.block_reads.push((chunk, from, checkpoint.op));
+        self.repair.block_reads.push((chunk, from, checkpoint.op()));
         let offset = self.checkpoint_chunk_offset(checkpoint.copy, chunk);
         Self::submit(effects, DiskOp::Read { token: Waits::CheckpointRead { chunk }.token(), offset, into });
     }
@@ -103,7 +106,7 @@ impl<M: Machine> Replica<M> {
 
     fn send_gone(&mut self, to: ReplicaId, effects: &mut Effects) {
         let mut frame = self.frame(Command::Block);
-        frame.header.op = self.superblock.durable().checkpoint.op.into();
+        frame.header.op = self.superblock.durable().checkpoint.op().into();
         frame.header.flags = GONE.into();
         self.send(to, frame, effects);
     }
@@ -112,7 +115,7 @@ impl<M: Machine> Replica<M> {
         let Some(at) = self.repair.block_reads.iter().position(|(of, _, _)| *of == chunk) else { return };
         let (_, to, op) = self.repair.block_reads.swap_remove(at);
         let checkpoint = self.superblock.durable().checkpoint;
-        if op != checkpoint.op {
+        if op != checkpoint.op() {
             return self.send_gone(to, effects);
         }
         let Some(payload) = read.and_then(|image| self.unseal_chunk(chunk, &image)) else {
@@ -137,7 +140,9 @@ impl<M: Machine> Replica<M> {
         let mut payload = self.pool.draft(sector::sectors_for(len) * PAYLOAD)?;
         for (index, bytes) in image.chunks(SECTOR).enumerate() {
             match sector::open(place, offset + (index * SECTOR) as u64, bytes) {
-                Found::Valid(stamp) if stamp.op == checkpoint.op => payload.extend(&bytes[..PAYLOAD]).ok()?,
+                Found::Valid(stamp) if stamp.op == checkpoint.op() => {
+                    payload.extend(&bytes[..PAYLOAD]).ok()?;
+                }
                 _ => return None,
             }
         }
@@ -147,7 +152,9 @@ impl<M: Machine> Replica<M> {
     pub(super) fn on_block(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
         let chunk_bytes = self.chunk_bytes();
         let max = self.config.layout.checkpoint_max() as u64;
-        let commit_min = self.commit_min();
+        // A lost state may be had again as it was.
+        let least = self.commit_min() + u64::from(!self.state_lost);
+        let lost = self.state_lost;
         let header = &frame.header;
         let Some(sync) =
             self.sync.as_mut().filter(|sync| sync.from == from && sync.stage == Stage::Receiving)
@@ -162,8 +169,11 @@ impl<M: Machine> Replica<M> {
         }
         let (op, size, half) = (header.op.get(), header.b.get(), header.nonce.get());
         if sync.op == 0 {
-            if op <= commit_min {
-                self.sync = None;
+            if op < least {
+                if !lost {
+                    self.sync = None;
+                }
+                // Else whoever is asked next, when the timer ends, may be further.
                 return self.ignore(Ignored::NotNow);
             }
             (sync.op, sync.size, sync.digest_half) = (op, size, half);
@@ -204,7 +214,12 @@ impl<M: Machine> Replica<M> {
 
     /// The peer's checkpoint is ours now.
     pub(super) fn sync_settled(&mut self, effects: &mut Effects) {
-        if self.sync.as_ref().is_none_or(|sync| sync.op != self.superblock.durable().checkpoint.op) {
+        let installing = self.sync.as_ref().is_some_and(|sync| {
+            sync.stage == Stage::Installing
+                && sync.received.is_empty()
+                && sync.op == self.superblock.durable().checkpoint.op()
+        });
+        if !installing {
             // Our own checkpoint became durable while a transfer was under way.
             if self
                 .sync
@@ -212,7 +227,7 @@ impl<M: Machine> Replica<M> {
                 .is_some_and(|sync| !sync.received.is_empty() || sync.stage == Stage::Receiving)
             {
                 self.take_named_image().into_iter().for_each(|bytes| {
-                    self.journal.base = self.superblock.durable().checkpoint.op;
+                    self.journal.base = self.superblock.durable().checkpoint.op();
                     self.keep_spare(bytes);
                 });
             }
@@ -220,6 +235,7 @@ impl<M: Machine> Replica<M> {
         }
         let Some(bytes) = self.take_named_image() else { return };
         self.sync = None;
+        self.state_lost = false;
         let Ok(header) = self.load_image(&bytes) else {
             return effects.push(Effect::Stop(Fatal::CheckpointLost));
         };

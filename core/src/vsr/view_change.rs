@@ -373,7 +373,7 @@ impl<M: Machine> Replica<M> {
         let mut frame = self.frame(command);
         frame.header.op = log.head().into();
         frame.header.a = log.log_view.into();
-        frame.header.b = self.superblock.durable().checkpoint.op.into();
+        frame.header.b = self.superblock.durable().checkpoint.op().into();
         frame.header.commit = log.commit.into();
         frame.payload = Some(draft.seal());
         Some(frame)
@@ -438,8 +438,8 @@ impl<M: Machine> Replica<M> {
         if suffix.is_empty() || head < self.commit_min() {
             return self.ignore(Ignored::Unlinked);
         }
-        if head > self.journal.base + self.journal.slots() {
-            // We can't hold this log: somebody else must lead (H20).
+        if self.state_lost || head > self.journal.base + self.journal.slots() {
+            // We can't hold or execute this log: somebody else must lead (H20).
             return self.ask_view_change(self.view + 1, effects);
         }
         self.install_suffix(&suffix);
@@ -483,10 +483,11 @@ impl<M: Machine> Replica<M> {
     fn adopt_log(&mut self, view: u64, effects: &mut Effects) {
         self.view_change.stage = Stage::Installing;
         let suffix = self.journal.suffix(SUFFIX_MAX);
-        let commit = self.commit_max;
+        let (commit, witness) = (self.commit_max, self.journal.durable_through(self.journal.base));
         self.superblock.change(|superblock| {
             (superblock.view, superblock.log_view) = (view, view);
             superblock.suffix = suffix;
+            superblock.witness = witness;
             superblock.commit = superblock.commit.max(commit);
         });
         self.superblock.pump(&self.pool, effects);
@@ -526,7 +527,7 @@ impl<M: Machine> Replica<M> {
         let Some(mut frame) = self.suffix_frame(Command::StartView, &log) else {
             return self.ignore(Ignored::NoRoom);
         };
-        frame.header.a = self.superblock.durable().checkpoint.op.into();
+        frame.header.a = self.superblock.durable().checkpoint.op().into();
         match to {
             Some((replica, nonce)) => {
                 frame.header.nonce = nonce.into();
