@@ -103,6 +103,9 @@ impl fmt::Display for Report {
             ("operations", self.work.operations),
             ("crashes", self.work.crashes),
             ("view changes", self.work.view_changes),
+            ("damaged sectors", self.work.damaged),
+            ("repaired sectors", self.work.repaired),
+            ("failed disk ops", self.work.disk_errors),
             ("events", self.work.events),
         ];
         for (name, spread) in rows {

@@ -162,6 +162,9 @@ fn stats(report: &RunReport) -> Stats {
         operations: report.operations,
         crashes: report.crashes,
         view_changes: report.view_changes,
+        damaged: report.disks.damaged,
+        repaired: report.disks.repaired,
+        disk_errors: report.disks.errors,
         events: report.events,
         virtual_time: report.virtual_time,
     }

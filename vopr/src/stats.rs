@@ -11,6 +11,10 @@ pub struct Stats {
     pub operations: u64,
     pub crashes: u64,
     pub view_changes: u64,
+    /// Sectors that disks damaged, those of them that were written anew, disk operations that failed.
+    pub damaged: u64,
+    pub repaired: u64,
+    pub disk_errors: u64,
     /// Everything that happened in the world.
     pub events: u64,
     pub virtual_time: Duration,
@@ -58,6 +62,9 @@ pub struct Work {
     pub operations: Spread,
     pub crashes: Spread,
     pub view_changes: Spread,
+    pub damaged: Spread,
+    pub repaired: Spread,
+    pub disk_errors: Spread,
     pub events: Spread,
 }
 
@@ -69,6 +76,9 @@ impl Work {
             operations: spread(|run| run.operations),
             crashes: spread(|run| run.crashes),
             view_changes: spread(|run| run.view_changes),
+            damaged: spread(|run| run.damaged),
+            repaired: spread(|run| run.repaired),
+            disk_errors: spread(|run| run.disk_errors),
             events: spread(|run| run.events),
         }
     }

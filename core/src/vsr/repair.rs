@@ -26,6 +26,8 @@ use crate::wire::frame::{Command, Frame};
 
 /// Entries asked for at a time.
 const BUDGET: usize = 8;
+/// Repair requests in a row that came to nothing before a checkpoint past the missing entry is asked for.
+const ATTEMPTS: u64 = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Repair {
@@ -374,9 +376,17 @@ impl<M: Machine> Replica<M> {
             return self.heard_of_view(header.view.get(), effects);
         }
         let missing = self.first_missing();
-        let lost = header.b.get() > missing && header.a.get() >= missing;
-        if self.is_backup() && header.view.get() == self.view && lost {
+        // Nobody's log holds it any more; or whoever's does can't read it, and the state past it will do.
+        let given_up = self.repair.attempts > ATTEMPTS;
+        let lost = (header.b.get() > missing || given_up) && header.a.get() >= missing;
+        if header.view.get() != self.view || !lost {
+            return;
+        }
+        if self.is_backup() {
             self.start_sync(from, effects);
+        } else if self.is_primary() && self.view_change.asked() <= self.view {
+            // Who can't execute what is committed can't lead (H20, H34).
+            self.ask_view_change(self.view + 1, effects);
         }
     }
 

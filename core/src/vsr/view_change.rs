@@ -98,6 +98,11 @@ impl ViewChange {
         self.spent = view;
     }
 
+    /// The view that we ask for; not above our own when we ask for none.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// Whether this replica told us of its log, for the view that we are to lead.
     pub(super) fn has_voted(&self, replica: ReplicaId) -> bool {
         self.dvcs[usize::from(replica.0)].is_some()
