@@ -73,6 +73,12 @@ impl Connections {
         Self { open: BTreeMap::new(), next: 1, random }
     }
 
+    /// Whether the edge has taken the connection and not closed it.
+    #[must_use]
+    pub fn edge_holds(&self, id: ConnectionId) -> bool {
+        self.open.get(&id).is_some_and(|connection| connection.edge_holds)
+    }
+
     fn micros(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_micros(self.random.as_mut().map_or(least, |random| random.within(least..=most)))
     }

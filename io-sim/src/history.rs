@@ -54,6 +54,11 @@ pub enum What {
     Started {
         replica: ReplicaId,
     },
+    /// The run did not become quiet in time: what a replica waits for, in words.
+    Waits {
+        replica: ReplicaId,
+        what: String,
+    },
     /// A user sent a publish for the first time.
     Published {
         user: UserId,

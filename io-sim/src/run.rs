@@ -32,6 +32,9 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
     world.heal();
     let healed = world.now;
     let quiet = become_quiet(&mut world, healed);
+    if !quiet {
+        world.tell_what_all_wait_for();
+    }
     if quiet {
         world.observe(What::Quiet);
         // Leases of edges that died run out, and the last commits reach everybody.

@@ -13,6 +13,7 @@ use tigerchat_core::types::{ConnectionId, Instant};
 use tigerchat_core::wire::chat::Key;
 
 use crate::clock::wall;
+use crate::connections::Connections;
 use crate::faults::{Drawn, Work};
 use crate::history::{CallId, UserId, What};
 use crate::network::Place;
@@ -213,10 +214,14 @@ impl Users {
         }
     }
 
-    /// Rooms and who is present in them.
+    /// Rooms and who is present in them, over connections that their edges hold too: the news of a close may still
+    /// be on its way over a slow link.
     #[must_use]
-    pub fn connected(&self) -> Vec<(String, Vec<String>)> {
+    pub(crate) fn connected(&self, connections: &Connections) -> Vec<(String, Vec<String>)> {
+        let held =
+            |user: &User| user.home.as_ref().is_some_and(|home| connections.edge_holds(home.connection));
         let is_here = |user: &User, room: &String| match user.kind {
+            _ if !held(user) => false,
             Kind::App => user.subscriptions.get(room).is_some_and(|it| it.live),
             Kind::Line => self.rooms.first() == Some(room) && user.home.as_ref().is_some_and(|it| it.joined),
             Kind::Hostile => false,

@@ -257,7 +257,16 @@ impl<'a> World<'a> {
             Role::Replica(id) => Some(final_of(id, self.replica(*place)?)),
             Role::Edge(_) => None,
         });
-        Final { replicas: replicas.collect(), connected: self.users.connected() }
+        Final { replicas: replicas.collect(), connected: self.users.connected(&self.connections) }
+    }
+
+    /// For the report of a standstill.
+    pub(crate) fn tell_what_all_wait_for(&mut self) {
+        for place in 0..self.replicas() {
+            let Role::Replica(replica) = self.processes[place].role else { continue };
+            let what = self.replica(place).map_or_else(|| "down".to_owned(), Replica::waits_for);
+            self.observe(What::Waits { replica, what });
+        }
     }
 
     /// A digest over all events so far.

@@ -182,6 +182,9 @@ mod tests {
         operations: 300,
         crashes: 3,
         view_changes: 4,
+        damaged: 4,
+        repaired: 3,
+        disk_errors: 5,
         events: 9,
         virtual_time: Duration::from_secs(30),
     };

@@ -26,11 +26,12 @@ pub struct Floors {
     pub operations: u64,
     pub crashes: u64,
     pub view_changes: u64,
+    pub repaired: u64,
 }
 
 impl Floors {
     /// For the swarm.
-    pub const SWARM: Self = Self { operations: 200, crashes: 2, view_changes: 2 };
+    pub const SWARM: Self = Self { operations: 200, crashes: 2, view_changes: 2, repaired: 2 };
 }
 
 /// How a number is distributed over the seeds.
@@ -90,6 +91,7 @@ impl Work {
             ("operations", self.operations.median, floors.operations),
             ("crashes", self.crashes.median, floors.crashes),
             ("view changes", self.view_changes.median, floors.view_changes),
+            ("repaired sectors", self.repaired.median, floors.repaired),
         ];
         let below = medians.iter().filter(|(_, median, floor)| median < floor);
         below
@@ -111,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_swarm_that_does_too_little_is_told_what_is_missing() {
-        let enough = Stats { operations: 200, crashes: 2, view_changes: 2, ..Stats::default() };
+        let enough = Stats { operations: 200, crashes: 2, view_changes: 2, repaired: 2, ..Stats::default() };
         assert_eq!(Work::of(&[enough]).below(Floors::SWARM), [""; 0]);
         let idle = Stats { operations: 199, crashes: 1, ..enough };
         let complaints = Work::of(&[idle, idle, enough]).below(Floors::SWARM);

@@ -19,7 +19,8 @@ fn told(what: &What) -> String {
         | What::Position { .. }
         | What::Checkpointed { .. }
         | What::Crashed { .. }
-        | What::Started { .. } => of_replica(what),
+        | What::Started { .. }
+        | What::Waits { .. } => of_replica(what),
         What::Healed => "a quorum is healed for good".into(),
         What::Quiet => "all is quiet".into(),
         _ => of_user(what),
@@ -42,6 +43,7 @@ fn of_replica(what: &What) -> String {
         What::Crashed { replica, power: true } => format!("replica {} lost power", replica.0),
         What::Crashed { replica, power: false } => format!("replica {} was killed", replica.0),
         What::Started { replica } => format!("replica {} started", replica.0),
+        What::Waits { replica, what } => format!("replica {}: {what}", replica.0),
         other => format!("{other:?}"),
     }
 }

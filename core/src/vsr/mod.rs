@@ -5,7 +5,7 @@
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
 //! acknowledgements), `commit` (execute, reply), `feed` (followers, reads), `view_change`, `repair`, `checkpoint`,
 //! `sync` (state transfer), `recovery` (opening). Leaves without a replica: `journal`, `quorum`, `sessions`,
-//! `timers`, `superblock` (the writer).
+//! `timers`, `superblock` (the writer). `waits` tells a person what a replica waits for.
 
 mod checkpoint;
 mod commit;
@@ -24,6 +24,7 @@ mod sync;
 mod timers;
 mod tokens;
 mod view_change;
+mod waits;
 
 /// Most entries that may be in flight, whatever the configuration says.
 pub const PIPELINE_MAX: usize = 16;

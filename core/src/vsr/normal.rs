@@ -210,6 +210,9 @@ impl<M: Machine> Replica<M> {
     /// Sends before it writes: backups flush while we do. Our own copy counts only after our own flush.
     fn prepare(&mut self, header: EntryHeader, entry: Message, effects: &mut Effects) {
         let (op, digest) = (header.op.get(), header.digest());
+        if self.journal.head == self.commit_max {
+            self.progress = self.now.mono;
+        }
         self.journal.append(header, digest);
         self.journal.get_mut(op).expect("just appended").entry = Some(entry);
         let frame = self.prepare_frame(op, 0).expect("just appended");
@@ -337,6 +340,7 @@ impl<M: Machine> Replica<M> {
         if committed > self.commit_max {
             self.commit_max = committed;
             let now = self.now.mono;
+            self.progress = now;
             for (_, _, quorum) in
                 self.births.iter_mut().filter(|(op, made, quorum)| *op <= committed && made == quorum)
             {

@@ -12,9 +12,14 @@
 //! | an entry of C < op <= H | its digest is in the superblock's suffix, or linked from there | clean |
 //! | an entry of op > H | its view is `log_view`, it links to the entry before | clean |
 //! | any other entry | | of a log that a view change truncated: never comes back (H25) |
-//! | nothing, or a torn write | the op is known from the suffix or a link | dirty: fetched from a peer |
+//! | nothing, a torn write or another entry | the op is known; a witness saw it durable | faulty: the disk lost it (H32) |
+//! | the same | the op is known; no witness | dirty: fetched from a peer |
 //! | something corrupt | the op is known from the suffix or a link | faulty: fetched, never nacked (H27) |
 //! | something corrupt | it may be the op after the head | the head is uncertain: `RecoveringHead` (H24) |
+//! | anything | a witness saw an op past the head | the same |
+//!
+//! A witness is the superblock, or an entry that is surely of our log: each carries up to where the log was durable
+//! here when it was written (`docs/decisions/0006-witnesses.md`).
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -7,6 +7,7 @@
 //! superblock** (H13, H37). While it lasts this replica acknowledges nothing.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use zerocopy::FromBytes;
 
@@ -40,6 +41,13 @@ enum Stage {
     Receiving,
     /// Complete and verified; waits until our own checkpoint is out of the way, then until it is durable.
     Installing,
+}
+
+impl fmt::Display for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, stage, op, size, received, .. } = self;
+        write!(f, "{stage:?} op {op} from replica {}: {} of {size} bytes", from.0, received.len())
+    }
 }
 
 impl<M: Machine> Replica<M> {

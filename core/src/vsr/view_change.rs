@@ -17,6 +17,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use rand_chacha::rand_core::Rng;
@@ -113,6 +114,13 @@ impl ViewChange {
     }
 }
 
+impl fmt::Display for ViewChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told: Vec<usize> = (0..self.dvcs.len()).filter(|replica| self.dvcs[*replica].is_some()).collect();
+        write!(f, "{:?}, asks for view {}, votes {:?}, logs of {told:?}", self.stage, self.asked, self.votes)
+    }
+}
+
 impl DoViewChange {
     fn head(&self) -> u64 {
         self.headers[0].op.get()
@@ -198,9 +206,8 @@ impl<M: Machine> Replica<M> {
         let patience = self.timeouts.primary_silent * 2;
         let heard = self.peer_heard.iter().filter(|heard| now.since(**heard) < patience).count();
         let deaf = heard + 1 < usize::from(self.quorums.replication);
-        let stuck = self.births.front().is_some_and(|(op, made, _)| {
-            *op > self.commit_max && now.since(*made) > self.timeouts.primary_silent * 5
-        });
+        let stuck = self.journal.head > self.commit_max
+            && now.since(self.progress) > self.timeouts.primary_silent * 5;
         deaf || stuck
     }
 
@@ -509,6 +516,7 @@ impl<M: Machine> Replica<M> {
         self.acked.fill(0);
         self.view_start = self.journal.head;
         let now = self.now.mono;
+        self.progress = now;
         self.peer_heard.fill(now);
         self.restart_leases();
         self.advance_durable(effects);

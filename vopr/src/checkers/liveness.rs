@@ -43,6 +43,10 @@ impl Checker for Liveness {
             What::Crashed { replica, .. } => {
                 self.positions.insert(*replica, "down".into());
             }
+            What::Waits { replica, what } => {
+                self.positions.insert(*replica, what.clone());
+                return Ok(());
+            }
             What::Healed => self.healed = Some(seen.at),
             What::Quiet => {
                 self.quiet = Some(seen.at);
