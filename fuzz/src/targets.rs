@@ -199,6 +199,7 @@ fn config() -> ShardConfig {
         shard: ShardId(1),
         replica: ReplicaId(0),
         replica_count: 3,
+        replication_quorum: 2,
         pipeline: 4,
         sessions: 8,
         window: 4,

@@ -67,9 +67,13 @@ pub struct Format {
     /// Which replica this is, from 0.
     #[arg(long)]
     pub replica: u16,
-    /// How many replicas the shard has: 1, 3 or 5.
+    /// How many replicas the shard has: 1 to 7. One less than half of them may fail, so 3 or 5 are usual.
     #[arg(long, default_value_t = 3)]
     pub replicas: u8,
+    /// Replicas that must have a message on their disks before it is acknowledged: a majority unless given. Fewer make
+    /// an acknowledgement quicker, and ask for more votes to elect: 3 of 6 replicas means 4 votes.
+    #[arg(long)]
+    pub replication_quorum: Option<u8>,
     /// Sizes: they can't be changed later.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,

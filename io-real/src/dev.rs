@@ -74,7 +74,7 @@ impl Dev {
                 }
             }));
         }
-        let config = launch::shard_config(cluster, ReplicaId(0), 3, Size::Dev);
+        let config = launch::shard_config(cluster, ReplicaId(0), 3, 2, Size::Dev);
         let site = Site { page: Some(page), checked_port: Some(ws_address.port()) };
         let plan = EdgePlan {
             cluster,
@@ -150,7 +150,7 @@ fn find_or_format(folder: &Path) -> Result<ClusterId, String> {
     if (0..REPLICAS).all(|replica| !path(replica).exists()) {
         let cluster = ClusterId(u128::from_le_bytes(launch::entropy()));
         for replica in 0..REPLICAS {
-            let config = launch::shard_config(cluster, ReplicaId(replica), 3, Size::Dev);
+            let config = launch::shard_config(cluster, ReplicaId(replica), 3, 2, Size::Dev);
             launch::format(&path(replica), &config)?;
         }
         return Ok(cluster);

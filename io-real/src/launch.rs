@@ -40,7 +40,13 @@ pub enum Size {
 }
 
 /// What `format` decides for a replica.
-pub fn shard_config(cluster: ClusterId, replica: ReplicaId, replica_count: u8, size: Size) -> ShardConfig {
+pub fn shard_config(
+    cluster: ClusterId,
+    replica: ReplicaId,
+    replica_count: u8,
+    replication_quorum: u8,
+    size: Size,
+) -> ShardConfig {
     let (limits, wal_slots, slot_sectors) = match size {
         Size::Dev => (Limits::dev(), 256, 16),
         Size::Standard => (Limits::default(), 1024, 64),
@@ -55,6 +61,7 @@ pub fn shard_config(cluster: ClusterId, replica: ReplicaId, replica_count: u8, s
         shard: SHARD,
         replica,
         replica_count,
+        replication_quorum,
         pipeline: 8,
         sessions,
         window,

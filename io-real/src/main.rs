@@ -25,6 +25,7 @@ use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::store::superblock::FORMAT_VERSION;
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId, TenantId};
+use tigerchat_core::vsr::quorum::Quorums;
 use tigerchat_core::wire::entry::Digest;
 
 use crate::cli::{Cli, Command};
@@ -87,17 +88,26 @@ fn dev(args: &cli::Dev) -> Result<(), String> {
 }
 
 fn format(args: &cli::Format) -> Result<(), String> {
-    if ![1, 3, 5].contains(&args.replicas) || args.replica >= u16::from(args.replicas) {
+    if !(1..=7).contains(&args.replicas) || args.replica >= u16::from(args.replicas) {
         return Err(format!(
-            "expected 1, 3 or 5 replicas and a replica below that, found replica {} of {}",
+            "expected 1 to 7 replicas and a replica below that, found replica {} of {}",
             args.replica, args.replicas
+        ));
+    }
+    let quorum = args.replication_quorum.unwrap_or(args.replicas / 2 + 1);
+    if Quorums::of(args.replicas, quorum).is_none() || (quorum < 2 && args.replicas > 1) {
+        // One copy would be lost with one disk.
+        return Err(format!(
+            "expected a replication quorum of {} to {}, found {quorum}",
+            args.replicas.min(2),
+            args.replicas
         ));
     }
     let cluster = match args.cluster.as_str() {
         "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
         text => parse_cluster(text)?,
     };
-    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.replicas, args.size);
+    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.replicas, quorum, args.size);
     launch::format(&args.file, &config)?;
     println!("{}: replica {} of {} in cluster {cluster}", args.file.display(), args.replica, args.replicas);
     Ok(())
@@ -142,7 +152,7 @@ fn edge(args: cli::Edge) -> Result<(), String> {
     let cluster = parse_cluster(&args.cluster)?;
     let count =
         u8::try_from(args.replicas.len()).map_err(|_| "a shard has at most 7 replicas".to_string())?;
-    let config = launch::shard_config(cluster, ReplicaId(0), count, args.size);
+    let config = launch::shard_config(cluster, ReplicaId(0), count, count / 2 + 1, args.size);
     let ws = launch::bind(args.listen, "clients")?;
     let line = args.line.map(|line| launch::bind(line, "the line protocol")).transpose()?;
     let plan = EdgePlan {

@@ -17,6 +17,7 @@ use tigerchat_core::store::layout::{
 };
 use tigerchat_core::store::sector::{Found, Place, Stamp, Zone, open};
 use tigerchat_core::types::Instant;
+use tigerchat_core::vsr::quorum::Quorums;
 
 use crate::disk::Disk;
 use crate::faults::Damage;
@@ -57,9 +58,9 @@ impl Harm {
 impl Damage {
     /// At most this many victims leave enough copies and enough voters.
     #[must_use]
-    pub fn victims_max(replicas: u8) -> u8 {
-        // A committed entry is on a majority; whoever is uncertain of its log does not vote.
-        replicas - (replicas / 2 + 1)
+    pub fn victims_max(quorums: &Quorums) -> u8 {
+        // One copy of a committed entry stays; and whoever is uncertain of its log does not vote.
+        (quorums.replication - 1).min(quorums.tolerated())
     }
 }
 

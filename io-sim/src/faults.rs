@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::damage::Harm;
+use tigerchat_core::vsr::quorum::Quorums;
+
 use crate::random::{ALWAYS, Ppm, Random};
 
 /// Which kinds of trouble the seeds of a swarm may draw, and how likely each is drawn.
@@ -103,7 +105,7 @@ impl Plan {
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
-        let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, shape.replicas));
+        let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, &shape));
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
         let full_disk = random.chance(self.disks / 2).then(|| FullDisk::draw(&mut random));
         let pauses = random.chance(self.pauses).then(|| Pauses::draw(&mut random));
@@ -165,6 +167,8 @@ pub struct Drawn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub replicas: u8,
+    /// Copies that make an entry committed.
+    pub replication_quorum: u8,
     pub edges: u8,
     pub pipeline: u8,
     pub window: u8,
@@ -174,10 +178,23 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// # Panics
+    /// For a shape that can't be: our own bug.
+    #[must_use]
+    pub fn quorums(&self) -> Quorums {
+        Quorums::of(self.replicas, self.replication_quorum).expect("only safe quorums are drawn")
+    }
+
     fn draw(random: &mut Random) -> Self {
         let pipeline = random.within(2..=8);
+        let replicas = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
+        let majority = replicas / 2 + 1;
+        // Two copies at least, and of most shapes the majority.
+        let flexible = random.within(u64::from(replicas.min(2))..=replicas.into());
+        let flexible = u8::try_from(flexible).expect("at most 7");
         Self {
-            replicas: *random.pick(&[1, 3, 3, 3, 3, 3, 3, 5, 5, 5]),
+            replicas,
+            replication_quorum: if random.chance(200_000) { flexible } else { majority },
             edges: u8::try_from(random.within(1..=3)).expect("at most 3"),
             pipeline: u8::try_from(pipeline).expect("at most 8"),
             window: u8::try_from(random.within(2..=8)).expect("at most 8"),
@@ -351,8 +368,9 @@ pub struct Damage {
 }
 
 impl Damage {
-    fn draw(random: &mut Random, replicas: u8) -> Self {
-        let most = Self::victims_max(replicas);
+    fn draw(random: &mut Random, shape: &Shape) -> Self {
+        let most = Self::victims_max(&shape.quorums());
+        let replicas = shape.replicas;
         let count = random.within(u64::from(most.min(1))..=most.into());
         let mut victims: Vec<u8> = (0..replicas).collect();
         while victims.len() as u64 > count {

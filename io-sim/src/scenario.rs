@@ -28,6 +28,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tigerchat_core::types::Instant;
+use tigerchat_core::vsr::quorum::Quorums;
 use tigerchat_core::wire::frame::Command;
 
 use crate::faults::{DiskSpeed, Drawn, Latency, Plan, Shape, Work};
@@ -122,13 +123,19 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
     (words.first() == Some(&"cluster")).then(|| {
         let replicas = number(&words, "replicas", 3)?;
         let edges = number(&words, "edges", 1)?;
-        if !matches!(replicas, 1 | 3 | 5) || !(1..=3).contains(&edges) {
-            return Err("1, 3 or 5 replicas and 1 to 3 edges".to_owned());
+        let quorum = number(&words, "quorum", replicas / 2 + 1)?;
+        if !(1..=7).contains(&replicas) || !(1..=3).contains(&edges) {
+            return Err("1 to 7 replicas and 1 to 3 edges".to_owned());
         }
-        let (replicas, edges) = (u8::try_from(replicas), u8::try_from(edges));
+        let small = |number: u64| u8::try_from(number).map_err(|error| error.to_string());
+        let (replicas, replication_quorum) = (small(replicas)?, small(quorum)?);
+        if Quorums::of(replicas, replication_quorum).is_none() {
+            return Err(format!("a quorum of {quorum} of {replicas} is not safe"));
+        }
         let shape = Shape {
-            replicas: replicas.map_err(|error| error.to_string())?,
-            edges: edges.map_err(|error| error.to_string())?,
+            replicas,
+            replication_quorum,
+            edges: small(edges)?,
             pipeline: 4,
             window: 4,
             wal_slots: 16,

@@ -241,7 +241,7 @@ impl World<'_> {
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         let replicas = self.replicas();
-        let quorum = replicas / 2 + 1;
+        let quorum = replicas - usize::from(self.drawn.shape.quorums().tolerated());
         let mut healthy: Vec<Place> = (0..replicas).collect();
         if self.drawn.broken {
             // Where disks are damaged, the others are needed.

@@ -487,7 +487,8 @@ impl<'a> World<'a> {
 
     /// A replica gives up: after a flush that failed, or alone with a damaged disk.
     fn stop(&mut self, place: Place, why: Fatal) {
-        let expected = why == Fatal::FsyncFailed && !self.healed;
+        let sound = self.healed && self.core.contains(&place);
+        let expected = why == Fatal::FsyncFailed && !sound;
         assert!(expected, "replica {place} stopped: {why:?}");
         // What was not flushed may be there or not.
         self.set_trap(place, TrapAt::Effects(0), true);
@@ -614,6 +615,7 @@ fn shard_config(shape: &Shape) -> ShardConfig {
         shard: SHARD,
         replica: ReplicaId(0),
         replica_count: shape.replicas,
+        replication_quorum: shape.quorums().replication,
         pipeline: shape.pipeline,
         sessions: 8,
         window: shape.window,

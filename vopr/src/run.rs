@@ -81,7 +81,7 @@ pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedRe
 
 /// One run under all checkers; the message of a panic when there was one.
 fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attempt, String> {
-    let setup = Setup { replicas: plan.draw(seed).shape.replicas, tenant: TENANT };
+    let setup = Setup { quorum: usize::from(plan.draw(seed).shape.replication_quorum), tenant: TENANT };
     // Nothing that the closure touches is looked at after a panic but what the listener keeps, which is text.
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
@@ -109,7 +109,7 @@ pub struct Played {
 
 /// Plays a scenario under all checkers. An error names the line that can't be obeyed, or tells of a panic.
 pub fn play_scenario(text: &str) -> Result<Played, String> {
-    let setup = Setup { replicas: replicas_of(text), tenant: TENANT };
+    let setup = Setup { quorum: usize::from(replicas_of(text)) / 2 + 1, tenant: TENANT };
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());

@@ -22,6 +22,7 @@ use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
 use crate::types::{ClusterId, RELEASE, ReplicaId, ShardId};
 use crate::vsr::SUFFIX_MAX;
+use crate::vsr::quorum::Quorums;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
 
@@ -37,8 +38,10 @@ pub struct ShardConfig {
     pub cluster: ClusterId,
     pub shard: ShardId,
     pub replica: ReplicaId,
-    /// 1, 3 or 5.
+    /// 1 to 7.
     pub replica_count: u8,
+    /// Durable copies that make an entry committed; see [`ShardConfig::quorums`].
+    pub replication_quorum: u8,
     /// Entries in flight; at most [`crate::vsr::PIPELINE_MAX`].
     pub pipeline: u8,
     /// Sessions (edges) of the shard.
@@ -139,7 +142,7 @@ impl ShardConfig {
         out.extend_from_slice(&self.replica.0.to_le_bytes());
         out.extend_from_slice(&[self.replica_count, self.pipeline]);
         out.extend_from_slice(&self.sessions.to_le_bytes());
-        out.extend_from_slice(&[self.window, 0]);
+        out.extend_from_slice(&[self.window, self.replication_quorum]);
         fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
         out.extend_from_slice(&self.limits.encode());
     }
@@ -148,15 +151,32 @@ impl ShardConfig {
         let (cluster, shard) = (ClusterId(reader.u128()?), ShardId(reader.u32()?));
         let replica = ReplicaId(reader.u16()?);
         let (replica_count, pipeline) = (reader.u8()?, reader.u8()?);
-        let (sessions, window) = (reader.u16()?, reader.u8()?);
-        let _reserved = reader.u8()?;
+        let (sessions, window, replication_quorum) = (reader.u16()?, reader.u8()?, reader.u8()?);
         let layout = Layout {
             wal_slots: reader.u32()?,
             slot_sectors: reader.u32()?,
             checkpoint_sectors: reader.u32()?,
         };
         let limits = Limits::decode(&reader.array()?)?;
-        Ok(Self { cluster, shard, replica, replica_count, pipeline, sessions, window, layout, limits })
+        Ok(Self {
+            cluster,
+            shard,
+            replica,
+            replica_count,
+            replication_quorum,
+            pipeline,
+            sessions,
+            window,
+            layout,
+            limits,
+        })
+    }
+
+    /// The quorums that follow from the number of replicas and the replication quorum; `None` when there are none
+    /// that are safe.
+    #[must_use]
+    pub fn quorums(&self) -> Option<Quorums> {
+        Quorums::of(self.replica_count, self.replication_quorum)
     }
 
     /// The header of op 0, from which every shard's log begins. The same on all replicas.
@@ -383,6 +403,7 @@ mod tests {
             shard: ShardId(2),
             replica: ReplicaId(1),
             replica_count: 3,
+            replication_quorum: 2,
             pipeline: 8,
             sessions: 4,
             window: 4,

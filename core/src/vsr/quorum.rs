@@ -20,6 +20,20 @@ impl Quorums {
         Self::flexible(replicas, majority, majority)
     }
 
+    /// The smallest safe view-change quorum for a replication quorum, and with it the rest. Fewer copies make commits
+    /// faster and ask for more votes: of six replicas three copies and four votes.
+    #[must_use]
+    pub fn of(replicas: u8, replication: u8) -> Option<Self> {
+        let votes = replicas.checked_sub(replication)? + 1;
+        Self::flexible(replicas, replication, votes.max(replicas / 2 + 1))
+    }
+
+    /// Replicas that may be gone while the others both elect and commit.
+    #[must_use]
+    pub fn tolerated(&self) -> u8 {
+        self.replicas - self.replication.max(self.view_change)
+    }
+
     /// Quorums as configured, or `None` when they are not safe: a replication and a view-change quorum must
     /// intersect, and so must two view-change quorums.
     #[must_use]
@@ -61,10 +75,23 @@ mod tests {
     }
 
     #[test]
+    fn h16_a_replication_quorum_has_the_smallest_view_change_quorum_that_is_safe_with_it() {
+        for (replicas, replication, votes) in
+            [(4, 2, 3), (4, 3, 3), (6, 3, 4), (6, 4, 4), (5, 2, 4), (7, 3, 5)]
+        {
+            assert_eq!(Quorums::of(replicas, replication).map(|quorums| quorums.view_change), Some(votes));
+            assert_eq!(Quorums::flexible(replicas, replication, votes - 1), None, "one less is not safe");
+        }
+        for (replicas, replication) in [(0, 0), (3, 0), (3, 4), (8, 5)] {
+            assert_eq!(Quorums::of(replicas, replication), None, "{replicas} {replication}");
+        }
+    }
+
+    #[test]
     fn majorities_tolerate_what_they_should() {
         for (replicas, tolerated) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2), (7, 3)] {
             let quorums = Quorums::majority(replicas).unwrap();
-            assert_eq!(replicas - quorums.replication, tolerated);
+            assert_eq!(quorums.tolerated(), tolerated);
         }
     }
 }

@@ -30,7 +30,6 @@ use rand_chacha::rand_core::SeedableRng;
 use super::PIPELINE_MAX;
 use super::journal::{Journal, SlotState};
 use super::machine::Machine;
-use super::quorum::Quorums;
 use super::replica::{Replica, Status, Timeouts, Timer};
 use super::superblock::Writer;
 use super::tokens::Waits;
@@ -80,7 +79,7 @@ impl<M: Machine> Replica<M> {
     ) -> Result<Self, OpenError> {
         let superblock = Superblock::open(superblock_zone)?;
         let config = &superblock.config;
-        let valid = Quorums::majority(config.replica_count).is_some()
+        let valid = config.quorums().is_some()
             && (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
             && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
             && config.layout.slot_sectors > 0;

@@ -236,7 +236,7 @@ impl<M: Machine> Replica<M> {
         let replicas = usize::from(config.replica_count);
         Self {
             me: config.replica,
-            quorums: Quorums::majority(config.replica_count).expect("checked by open"),
+            quorums: config.quorums().expect("checked by open"),
             random,
             timers: Timers::default(),
             status: Status::Recovering,

@@ -96,6 +96,7 @@ impl Cluster {
             shard: SHARD,
             replica: ReplicaId(0),
             replica_count: replicas,
+            replication_quorum: replicas / 2 + 1,
             pipeline: 4,
             sessions: 4,
             window: 4,

@@ -35,7 +35,7 @@ impl Durability {
     #[must_use]
     pub fn new(setup: Setup) -> Self {
         Self {
-            quorum: setup.quorum(),
+            quorum: setup.quorum,
             calls: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             held: BTreeMap::new(),

@@ -38,17 +38,10 @@ pub trait Checker: fmt::Debug {
 /// What checkers must know of a run beforehand.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    pub replicas: u8,
+    /// Replicas that must hold an entry before it may be acknowledged.
+    pub quorum: usize,
     /// The tenant of all rooms of the run: it is part of every chain value.
     pub tenant: TenantId,
-}
-
-impl Setup {
-    /// Replicas that must hold an entry before it may be acknowledged.
-    #[must_use]
-    pub fn quorum(&self) -> usize {
-        usize::from(self.replicas) / 2 + 1
-    }
 }
 
 /// All checkers, fed together. The first violation ends the run.

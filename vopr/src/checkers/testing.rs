@@ -22,7 +22,7 @@ use super::presence::Presence;
 use super::view::View;
 use super::{Checker, Setup, Suite};
 
-const SETUP: Setup = Setup { replicas: 3, tenant: TenantId(1) };
+const SETUP: Setup = Setup { quorum: 2, tenant: TenantId(1) };
 const ROOM: &str = "general";
 const USERS: [&str; 2] = ["alice", "bob"];
 
