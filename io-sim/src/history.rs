@@ -108,6 +108,8 @@ pub enum What {
         user: UserId,
         call: CallId,
         room: String,
+        /// It must see everything that anybody had seen before.
+        linearizable: bool,
     },
     HistoryRead {
         user: UserId,

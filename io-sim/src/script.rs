@@ -28,7 +28,7 @@ impl World<'_> {
     }
 
     pub(crate) fn user_reads(&mut self, user: usize, room: &str) {
-        self.set_out(user, Wanted::History { room: room.to_owned(), from: 0 });
+        self.set_out(user, Wanted::History { room: room.to_owned(), from: 0, linearizable: false });
     }
 
     pub(crate) fn user_subscribes(&mut self, user: usize, room: &str, since: Option<u64>, last: Option<u64>) {

@@ -17,7 +17,7 @@ use crate::connections::Connections;
 use crate::faults::{Drawn, Work};
 use crate::history::{CallId, UserId, What};
 use crate::network::Place;
-use crate::random::Random;
+use crate::random::{Ppm, Random};
 use crate::speech::{self, Frame, key_text};
 use crate::world::{Event, World};
 
@@ -29,6 +29,8 @@ const IN_FLIGHT_MAX: usize = 6;
 const REMEMBERED: usize = 64;
 /// Messages of a page that a user asks for.
 const PAGE: u32 = 20;
+/// Reads that ask for everything that anybody had seen.
+const LINEARIZABLE: Ppm = 400_000;
 
 /// All users of a world.
 #[derive(Debug)]
@@ -126,6 +128,7 @@ pub(crate) enum Wanted {
     History {
         room: String,
         from: u64,
+        linearizable: bool,
     },
     Subscribe {
         room: String,
@@ -264,7 +267,7 @@ impl Users {
         let head = self.heads.get(&room).copied().unwrap_or(0);
         match self.random.below(100) {
             0..70 => Wanted::Publish(self.message(user, room, now)),
-            70..85 => Wanted::History { room, from: self.random.within(0..=head) },
+            70..85 => self.read(room, head),
             85..97 if !subscribed && !busy => {
                 let mode = match self.random.below(3) {
                     0 => Mode::Now,
@@ -274,8 +277,13 @@ impl Users {
                 Wanted::Subscribe { room, mode }
             }
             97.. if subscribed && !busy => Wanted::Unsubscribe(room),
-            _ => Wanted::History { room, from: 0 },
+            _ => self.read(room, 0),
         }
+    }
+
+    fn read(&mut self, room: String, head: u64) -> Wanted {
+        let (from, linearizable) = (self.random.within(0..=head), self.random.chance(LINEARIZABLE));
+        Wanted::History { room, from, linearizable }
     }
 
     fn message(&mut self, user: usize, room: String, now: Instant) -> Message {
@@ -296,8 +304,9 @@ impl Users {
                 let (key, body) = (key_text(*key), String::from_utf8_lossy(body));
                 format!(r#"{{"id":{id},"publish":{{"room":"{room}","key":"{key}","body":{body}}}}}"#)
             }
-            Wanted::History { room, from } => {
-                format!(r#"{{"id":{id},"history":{{"room":"{room}","from":"{from}","limit":{PAGE}}}}}"#)
+            Wanted::History { room, from, linearizable } => {
+                let how = if *linearizable { r#","consistency":"linearizable""# } else { "" };
+                format!(r#"{{"id":{id},"history":{{"room":"{room}","from":"{from}","limit":{PAGE}{how}}}}}"#)
             }
             Wanted::Subscribe { room, mode } => {
                 let from = match mode {
@@ -659,8 +668,8 @@ impl World<'_> {
             Wanted::Publish(Message { room, key, body, .. }) => {
                 self.observe(What::Published { user: id, call, room, author, key, body });
             }
-            Wanted::History { room, .. } => {
-                self.observe(What::HistoryCalled { user: id, call, room });
+            Wanted::History { room, linearizable, .. } => {
+                self.observe(What::HistoryCalled { user: id, call, room, linearizable });
             }
             _ => {}
         }

@@ -71,7 +71,7 @@ fn of_user(what: &What) -> String {
         }
         What::Unsubscribed { user, room } => format!("user {} is no longer subscribed to {room}", user.0),
         What::Delivered { user, message } => format!("user {} got {}", user.0, told_message(message)),
-        What::HistoryCalled { user, call, room } => {
+        What::HistoryCalled { user, call, room, .. } => {
             format!("user {} asks for the history of {room}: call {}", user.0, call.0)
         }
         What::HistoryRead { user, call, room, head, messages, .. } => format!(

@@ -47,9 +47,11 @@ pub(super) enum Method<'a> {
         room: &'a str,
         from: u64,
         limit: u32,
+        linearizable: bool,
     },
     Presence {
         room: &'a str,
+        linearizable: bool,
     },
     Whoami,
     Status,
@@ -98,7 +100,7 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     history: Option<History<'a>>,
     #[serde(borrow, default)]
-    presence: Option<Room<'a>>,
+    presence: Option<Presence<'a>>,
     #[serde(default)]
     whoami: Option<Nothing>,
     #[serde(default)]
@@ -156,6 +158,24 @@ struct History<'a> {
     from: Option<&'a str>,
     #[serde(default)]
     limit: Option<u32>,
+    #[serde(borrow, default)]
+    consistency: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Presence<'a> {
+    room: &'a str,
+    #[serde(borrow, default)]
+    consistency: Option<&'a str>,
+}
+
+/// `local` unless said otherwise.
+fn is_linearizable(consistency: Option<&str>) -> Option<bool> {
+    match consistency {
+        None | Some("local") => Some(false),
+        Some("linearizable") => Some(true),
+        Some(_) => None,
+    }
 }
 
 /// The `text` of a JSON body, for those who read lines.
@@ -199,13 +219,20 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Asked<'_>, Refused> {
         Method::Subscribe { room: subscribe.room, since }
     } else if let Some(history) = envelope.history {
         let from = history.from.map_or(Ok(0), number)?;
-        Method::History { room: history.room, from, limit: history.limit.unwrap_or(50).min(PAGE_MAX) }
+        let Some(linearizable) = is_linearizable(history.consistency) else {
+            return refuse(id, ErrorCode::Malformed);
+        };
+        let limit = history.limit.unwrap_or(50).min(PAGE_MAX);
+        Method::History { room: history.room, from, limit, linearizable }
     } else if let Some(Room { room }) = envelope.unsubscribe {
         Method::Unsubscribe { room }
     } else if let Some(Room { room }) = envelope.room_open {
         Method::RoomOpen { room }
-    } else if let Some(Room { room }) = envelope.presence {
-        Method::Presence { room }
+    } else if let Some(Presence { room, consistency }) = envelope.presence {
+        let Some(linearizable) = is_linearizable(consistency) else {
+            return refuse(id, ErrorCode::Malformed);
+        };
+        Method::Presence { room, linearizable }
     } else if envelope.whoami.is_some() {
         Method::Whoami
     } else if envelope.status.is_some() {
@@ -256,11 +283,12 @@ pub(super) fn parse_line<'a>(line: &'a [u8], room: Option<&'a str>) -> Result<As
             let body = body.as_bytes();
             Method::Publish { room: joined?, key, parent: 0, expect_seq: None, body, json: false }
         }
-        "users" => Method::Presence { room: joined? },
+        "users" => Method::Presence { room: joined?, linearizable: false },
         "history" => {
             let limit = if rest.is_empty() { Ok(20) } else { rest.parse() };
             let Ok(limit) = limit else { return refuse(ErrorCode::Malformed) };
-            Method::History { room: joined?, from: 0, limit: u32::min(limit, PAGE_MAX) }
+            let limit = u32::min(limit, PAGE_MAX);
+            Method::History { room: joined?, from: 0, limit, linearizable: false }
         }
         "help" => Method::Help,
         "exit" | "quit" => Method::Exit,

@@ -12,6 +12,7 @@ use crate::errors::ErrorCode;
 use crate::io::{EdgeEffect, EdgeEffects};
 use crate::pool::Message;
 use crate::types::{ConnectionId, Instant, ReplicaId};
+use crate::vsr::reads::LINEARIZABLE;
 use crate::wire::chat::{AnswerHead, Query};
 use crate::wire::codec::Reader;
 use crate::wire::frame::{Command, Frame};
@@ -46,6 +47,8 @@ struct Read {
     connection: ConnectionId,
     purpose: Purpose,
     floor: u64,
+    /// Not just from what a replica has, but from what is committed anywhere as it is asked.
+    linearizable: bool,
     query: Message,
     replica: ReplicaId,
     asked: Instant,
@@ -81,7 +84,7 @@ impl Edge {
         connection: ConnectionId,
         purpose: Purpose,
         query: &Query<'_>,
-        floor: u64,
+        (floor, linearizable): (u64, bool),
         effects: &mut EdgeEffects,
     ) -> bool {
         if self.reads.list.len() >= READS_MAX {
@@ -97,8 +100,9 @@ impl Edge {
             connection,
             purpose,
             floor,
+            linearizable,
             query: draft.seal(),
-            replica: self.feed.replica,
+            replica: if linearizable { self.session.primary } else { self.feed.replica },
             asked: now,
             again: now.after(ASK_AGAIN),
             since: now,
@@ -112,6 +116,7 @@ impl Edge {
         let mut frame = self.session.frame(Command::Query);
         frame.header.nonce = read.nonce.into();
         frame.header.op = read.floor.into();
+        frame.header.flags = if read.linearizable { LINEARIZABLE } else { 0 }.into();
         frame.payload = Some(read.query.clone());
         EdgeEffect::Send { to: self.session.address(read.replica), frame }
     }
@@ -129,7 +134,9 @@ impl Edge {
                 continue;
             }
             if read.again <= now {
-                if now.since(read.asked) >= ASK_AGAIN {
+                if read.linearizable {
+                    read.replica = self.session.primary;
+                } else if now.since(read.asked) >= ASK_AGAIN {
                     read.replica = ReplicaId((read.replica.0 + 1) % replicas);
                 }
                 (read.asked, read.again) = (now, now.after(ASK_AGAIN));

@@ -127,7 +127,7 @@ impl Edge {
         let state = SubscriptionState::Opening { id, epoch };
         let client = self.connections.get_mut(&connection).expect("looked at");
         client.subscriptions.push(Subscription { room: at, next, state });
-        if !self.ask(connection, Purpose::Subscription { room: at }, &query, floor, effects) {
+        if !self.ask(connection, Purpose::Subscription { room: at }, &query, (floor, false), effects) {
             self.drop_subscription(connection, at);
             self.say_error(connection, id, ErrorCode::Overloaded, 0, effects);
         }
@@ -322,7 +322,8 @@ impl Edge {
             let Some(room) = self.rooms.get(at) else { continue };
             let (tenant, name) = (room.tenant, room.name.clone());
             let query = Query::History { tenant, room: &name, from, limit: CATCH_UP };
-            let asked = self.ask(connection, Purpose::Subscription { room: at }, &query, floor, effects);
+            let asked =
+                self.ask(connection, Purpose::Subscription { room: at }, &query, (floor, false), effects);
             let client = self.connections.get_mut(&connection).expect("looked at");
             client.subscriptions[index].state = SubscriptionState::CatchingUp { asked };
         }

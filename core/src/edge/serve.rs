@@ -171,13 +171,13 @@ impl Edge {
                 Ok(())
             }
             Method::Unsubscribe { room } => self.leave(connection, id, user, room, effects),
-            Method::History { room, from, limit } => {
+            Method::History { room, from, limit, linearizable } => {
                 let query = Query::History { tenant, room, from, limit: Self::limit_of(limit) };
-                self.read(connection, Purpose::History { id }, &query, effects)
+                self.read(connection, Purpose::History { id }, &query, linearizable, effects)
             }
-            Method::Presence { room } => {
+            Method::Presence { room, linearizable } => {
                 let query = Query::Presence { tenant, room };
-                self.read(connection, Purpose::Presence { id }, &query, effects)
+                self.read(connection, Purpose::Presence { id }, &query, linearizable, effects)
             }
             Method::Whoami => {
                 self.frame_for(connection, |out, _| write_whoami(out, id, &user.name), effects);
@@ -269,10 +269,11 @@ impl Edge {
         connection: ConnectionId,
         purpose: Purpose,
         query: &Query<'_>,
+        linearizable: bool,
         effects: &mut EdgeEffects,
     ) -> Result<(), ErrorCode> {
         let floor = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?.floor;
-        let asked = self.ask(connection, purpose, query, floor, effects);
+        let asked = self.ask(connection, purpose, query, (floor, linearizable), effects);
         if asked { Ok(()) } else { Err(ErrorCode::Overloaded) }
     }
 

@@ -1,4 +1,4 @@
-//! What edges see: the committed stream, and reads of committed state.
+//! What edges follow: the committed stream.
 //!
 //! The one law: **the feed is a cursor over the committed log** (H51), never fire and forget: frames may be lost,
 //! and a follower that lacks one asks from there, or is told where the feed begins now.
@@ -8,12 +8,9 @@ use alloc::vec::Vec;
 
 use super::machine::Machine;
 use super::replica::{Ignored, Replica, Status};
-use crate::errors::ErrorCode;
 use crate::io::{Effect, Effects};
 use crate::pool::{Message, Pool};
 use crate::types::{Address, EdgeId, Instant};
-use crate::wire::chat::AnswerHead;
-use crate::wire::entry::Digest;
 use crate::wire::frame::{Command, Frame};
 use core::time::Duration;
 
@@ -156,29 +153,5 @@ impl<M: Machine> Replica<M> {
             effects.push(effect);
         }
         self.feed.followers.push(follower);
-    }
-
-    /// A read from committed state, with the caller's floor: a client that moves between edges never goes back.
-    pub(super) fn on_query(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
-        if self.status == Status::Recovering || self.state_lost {
-            return self.ignore(Ignored::NotNow);
-        }
-        let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {
-            return self.ignore(Ignored::NoRoom);
-        };
-        if frame.header.op.get() > self.commit_min() {
-            let error = Some(ErrorCode::Behind);
-            let head =
-                AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
-            head.encode(&mut draft).expect("an entry holds an answer's head");
-        } else {
-            self.machine.query(frame.body(), &mut draft);
-        }
-        let mut answer = self.frame(Command::Answer);
-        answer.header.nonce = frame.header.nonce;
-        answer.header.op = self.commit_min().into();
-        answer.header.commit = self.commit_min().into();
-        answer.payload = Some(draft.seal());
-        effects.push(Effect::Send { to: Address::Edge(edge), frame: answer });
     }
 }

@@ -3,7 +3,7 @@
 //! `docs/invariants.md`.
 //!
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
-//! acknowledgements), `commit` (execute, reply), `feed` (followers, reads), `view_change`, `repair`, `checkpoint`,
+//! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `repair`, `checkpoint`,
 //! `sync` (state transfer), `recovery` (opening). Leaves without a replica: `journal`, `quorum`, `sessions`,
 //! `timers`, `superblock` (the writer). `waits` tells a person what a replica waits for.
 
@@ -15,6 +15,7 @@ pub mod machine;
 mod normal;
 pub mod offline;
 pub mod quorum;
+pub(crate) mod reads;
 mod recovery;
 mod repair;
 pub mod replica;

@@ -471,6 +471,7 @@ impl<M: Machine> Replica<M> {
         if self.should_abdicate() {
             return self.ask_view_change(self.view + 1, effects);
         }
+        self.ask_round_again(effects);
         let mut frame = self.frame(Command::Commit);
         frame.header.op = self.journal.head.into();
         frame.header.a = self.superblock.durable().checkpoint.op().into();
@@ -569,7 +570,7 @@ impl<M: Machine> Replica<M> {
         self.send_pong_client(edge, frame, effects);
     }
 
-    fn send_pong_client(&mut self, edge: EdgeId, to: &Frame, effects: &mut Effects) {
+    pub(super) fn send_pong_client(&mut self, edge: EdgeId, to: &Frame, effects: &mut Effects) {
         let mut frame = self.frame(Command::PongClient);
         frame.header.nonce = to.header.nonce;
         frame.header.op = self.journal.head.into();

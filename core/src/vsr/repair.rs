@@ -341,7 +341,7 @@ impl<M: Machine> Replica<M> {
         self.unwritten |= core::mem::take(&mut self.refused);
     }
 
-    fn position_frame(&self, command: Command) -> Frame {
+    pub(super) fn position_frame(&self, command: Command) -> Frame {
         let mut frame = self.frame(command);
         frame.header.op = self.journal.head.into();
         frame.header.a = self.superblock.durable().checkpoint.op().into();
@@ -362,6 +362,7 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_pong(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        self.confirm_round(from, frame);
         self.look_at_position(from, frame, effects);
     }
 

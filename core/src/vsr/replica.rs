@@ -18,6 +18,7 @@ use super::journal::Journal;
 use super::machine::Machine;
 use super::normal::Pending;
 use super::quorum::Quorums;
+use super::reads::ReadIndex;
 use super::recovery::Recovery;
 use super::repair::Repair;
 use super::sessions::Sessions;
@@ -214,6 +215,7 @@ pub struct Replica<M> {
     pub(super) sync: Option<Sync>,
     pub(super) recovery: Option<Recovery>,
     pub(super) feed: Feed,
+    pub(super) reads: ReadIndex,
     pub(super) reply_scratch: Vec<u8>,
     pub(super) feed_scratch: Vec<u8>,
     pub(super) entry_scratch: Vec<u8>,
@@ -272,6 +274,7 @@ impl<M: Machine> Replica<M> {
             sync: None,
             recovery: None,
             feed: Feed::new(),
+            reads: ReadIndex::default(),
             reply_scratch: Vec::new(),
             feed_scratch: Vec::new(),
             entry_scratch: Vec::new(),
@@ -315,6 +318,7 @@ impl<M: Machine> Replica<M> {
             self.build_entries(effects);
             self.commit_what_can(effects);
         }
+        self.reads_turn(effects);
         self.repair_turn(effects);
         self.continue_view_change(effects);
         self.superblock.pump(&self.pool, effects);
@@ -569,9 +573,9 @@ pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
     let requests = usize::from(config.sessions) * usize::from(config.window);
     let slot = config.layout.slot_sectors as usize * crate::store::layout::SECTOR;
     // Entries: cached behind and ahead of the commit number (4 pipelines), being written, early ones, the feed's,
-    // read for peers, chunks of checkpoints, answers; requests that wait; superblock copies. Each class may have to
+    // read for peers, reads that wait, chunks of checkpoints, answers; requests that wait; superblock copies. Each class may have to
     // serve all of them, because entries come in all sizes.
-    let entries = 6 * pipeline + super::feed::RING + 24;
+    let entries = 6 * pipeline + super::feed::RING + super::reads::READS_MAX + 24;
     let count = entries + requests + 8 + incoming;
     let mut sizes = vec![1024, Superblock::COPY, slot];
     sizes.dedup();

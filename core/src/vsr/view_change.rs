@@ -290,6 +290,7 @@ impl<M: Machine> Replica<M> {
         self.births.clear();
         self.heard.clear();
         self.early.clear();
+        self.reads.clear();
         self.repair.restart();
         for timer in [Timer::Heartbeat, Timer::PrimarySilent, Timer::Resend, Timer::Lease] {
             self.timers.clear(timer);

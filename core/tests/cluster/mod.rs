@@ -349,7 +349,10 @@ impl Cluster {
     pub(crate) fn register(&mut self) {
         self.send_request(RequestKind::Register, &[]);
         let reply = self.to_edge.iter().rev().find(|frame| frame.header.command() == Command::Reply).unwrap();
-        (self.session, self.number) = (reply.header.b.get(), 0);
+        let session = reply.header.b.get();
+        if session != self.session {
+            (self.session, self.number) = (session, 0);
+        }
     }
 
     /// Sends the next request with these commands; `None` when nobody answers.

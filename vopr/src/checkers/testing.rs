@@ -79,7 +79,12 @@ impl Story {
             }
         }
         story.commit(6);
-        story.push(What::HistoryCalled { user: UserId(1), call: CallId(50), room: ROOM.into() });
+        story.push(What::HistoryCalled {
+            user: UserId(1),
+            call: CallId(50),
+            room: ROOM.into(),
+            linearizable: false,
+        });
         story.push(What::HistoryRead {
             user: UserId(1),
             call: CallId(50),

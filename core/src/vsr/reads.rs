@@ -1,0 +1,168 @@
+//! Reads of committed state.
+//!
+//! *Local*: any replica answers from what it has executed, never below the caller's floor (a client that moves
+//! between edges never goes back). *Linearizable*: a read index. The primary notes the commit number, asks the others
+//! whether this is still their view, and answers once enough have said so and that op is executed here. No leases,
+//! no clocks.
+//!
+//! The one law: **whoever confirms was in our view after the read came**, and no view change can do without one of
+//! the confirming replicas; so no newer view had committed anything when the read came (H48).
+//!
+//! ```text
+//! edge ─ query(linearizable) → primary ─ ping(nonce of the round) → all
+//!                              primary ← pong(the same nonce, our view, normal) ─ enough of them
+//!                              executed through the read's op ─ answer → edge
+//! ```
+
+use alloc::vec::Vec;
+
+use super::machine::Machine;
+use super::replica::{Ignored, Replica, Status};
+use crate::errors::ErrorCode;
+use crate::io::{Effect, Effects};
+use crate::types::{Address, EdgeId, Instant, ReplicaId};
+use crate::wire::chat::AnswerHead;
+use crate::wire::entry::Digest;
+use crate::wire::frame::{Command, Frame};
+
+/// Linearizable reads that wait at a time; more are for the edge to ask again.
+pub(super) const READS_MAX: usize = 32;
+/// In a query's flags.
+pub(crate) const LINEARIZABLE: u16 = 1;
+/// Tells the nonce of a round from that of a ping.
+const ROUND: u128 = 1 << 127;
+
+/// Linearizable reads under way.
+#[derive(Debug, Default)]
+pub(super) struct ReadIndex {
+    /// Counts rounds of asking; the current one's number.
+    round: u64,
+    /// Who confirmed the current round, by replica.
+    confirmed: u8,
+    /// When the round was last asked for; `None`: nothing is being asked.
+    asked: Option<Instant>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    edge: EdgeId,
+    query: Frame,
+    /// The commit number as it came.
+    op: u64,
+    /// The first round that began after it came: once that is confirmed, we were primary then.
+    round: u64,
+}
+
+impl ReadIndex {
+    /// The view is over: whoever waits asks the next primary.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.asked = None;
+    }
+}
+
+impl<M: Machine> Replica<M> {
+    pub(super) fn on_query(&mut self, edge: EdgeId, frame: &Frame, effects: &mut Effects) {
+        if self.status == Status::Recovering || self.state_lost {
+            return self.ignore(Ignored::NotNow);
+        }
+        if frame.header.flags.get() & LINEARIZABLE == 0 {
+            return self.answer(edge, frame, effects);
+        }
+        if !self.is_primary() {
+            return self.send_pong_client(edge, frame, effects);
+        }
+        if self.commit_min() < self.view_start {
+            // What earlier views left is executed first; the edge asks again.
+            return self.ignore(Ignored::NotNow);
+        }
+        let again = |read: &Waiting| read.edge == edge && read.query.header.nonce == frame.header.nonce;
+        if self.reads.waiting.iter().any(again) {
+            return self.ignore(Ignored::Duplicate);
+        }
+        if self.reads.waiting.len() >= READS_MAX {
+            return self.ignore(Ignored::NoRoom);
+        }
+        let round = self.reads.round + 1;
+        self.reads.waiting.push(Waiting { edge, query: frame.clone(), op: self.commit_max, round });
+    }
+
+    /// Begins a round for the reads that came since the last one began, and answers those that are confirmed.
+    pub(super) fn reads_turn(&mut self, effects: &mut Effects) {
+        if self.reads.waiting.is_empty() || !self.is_primary() {
+            return;
+        }
+        let under_way = self.reads.asked.is_some() && !self.round_is_confirmed();
+        let wanted = self.reads.waiting.iter().any(|read| read.round > self.reads.round);
+        if wanted && !under_way {
+            self.reads.round += 1;
+            self.reads.confirmed = 0;
+            self.ask_round(effects);
+        }
+        self.answer_confirmed(effects);
+    }
+
+    fn ask_round(&mut self, effects: &mut Effects) {
+        self.reads.asked = Some(self.now.mono);
+        let mut frame = self.position_frame(Command::Ping);
+        frame.header.nonce = (ROUND | u128::from(self.reads.round)).into();
+        self.broadcast(&frame, effects);
+    }
+
+    /// With the heartbeat: a round whose pings were lost is asked for again.
+    pub(super) fn ask_round_again(&mut self, effects: &mut Effects) {
+        let late =
+            self.reads.asked.is_some_and(|asked| self.now.mono.since(asked) >= self.timeouts.heartbeat);
+        if late && !self.round_is_confirmed() {
+            self.ask_round(effects);
+        }
+    }
+
+    pub(super) fn confirm_round(&mut self, from: ReplicaId, frame: &Frame) {
+        let normal = frame.header.flags.get() & 1 == 1;
+        let ours = frame.header.view.get() == self.view && normal && self.is_primary();
+        if ours && frame.header.nonce.get() == ROUND | u128::from(self.reads.round) {
+            self.reads.confirmed |= 1 << from.0;
+        }
+    }
+
+    /// So many, ourselves among them, that every view-change quorum has one of them.
+    fn round_is_confirmed(&self) -> bool {
+        let needed = self.quorums.replicas - self.quorums.view_change + 1;
+        self.reads.confirmed.count_ones() + 1 >= u32::from(needed)
+    }
+
+    fn answer_confirmed(&mut self, effects: &mut Effects) {
+        if !self.round_is_confirmed() {
+            return;
+        }
+        self.reads.asked = None;
+        let (round, commit) = (self.reads.round, self.commit_min());
+        let ready = |read: &Waiting| read.round <= round && read.op <= commit;
+        while let Some(at) = self.reads.waiting.iter().position(ready) {
+            let Waiting { edge, query, .. } = self.reads.waiting.swap_remove(at);
+            self.answer(edge, &query, effects);
+        }
+    }
+
+    fn answer(&mut self, edge: EdgeId, query: &Frame, effects: &mut Effects) {
+        let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {
+            return self.ignore(Ignored::NoRoom);
+        };
+        if query.header.op.get() > self.commit_min() {
+            let error = Some(ErrorCode::Behind);
+            let head =
+                AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
+            head.encode(&mut draft).expect("an entry holds an answer's head");
+        } else {
+            self.machine.query(query.body(), &mut draft);
+        }
+        let mut answer = self.frame(Command::Answer);
+        answer.header.nonce = query.header.nonce;
+        answer.header.op = self.commit_min().into();
+        answer.header.commit = self.commit_min().into();
+        answer.payload = Some(draft.seal());
+        effects.push(Effect::Send { to: Address::Edge(edge), frame: answer });
+    }
+}

@@ -1,0 +1,283 @@
+//! What disks do wrong, one story each, named by its hazard (`docs/hazards.md`).
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{Cluster, replica, say};
+use tigerchat_core::io::{DiskError, DiskOp, Event};
+use tigerchat_core::store::layout::{SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_ZONE};
+use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::entry::RequestKind;
+use tigerchat_core::wire::frame::Command;
+
+const LONG: Duration = Duration::from_secs(3);
+
+fn ready(replicas: u8, messages: u64) -> Cluster {
+    let mut cluster = Cluster::with_slots(replicas, 16);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    for number in 1..=messages {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(Duration::from_millis(50));
+    cluster
+}
+
+fn assert_agree(cluster: &Cluster) {
+    assert_eq!(cluster.statuses(), vec![Status::Normal; cluster.nodes.len()]);
+    assert!((1..cluster.nodes.len()).all(|at| cluster.state(at) == cluster.state(0)));
+}
+
+fn slot_at(cluster: &Cluster, op: u64) -> std::ops::Range<usize> {
+    let layout = cluster.config.layout;
+    let slot = u32::try_from(op % u64::from(layout.wal_slots)).unwrap();
+    let at = usize::try_from(layout.slot_offset(slot)).unwrap();
+    at..at + layout.slot_sectors as usize * SECTOR
+}
+
+/// Isolates a replica from all others, both ways.
+fn isolate(cluster: &mut Cluster, at: usize) {
+    for other in (0..cluster.nodes.len()).filter(|other| *other != at) {
+        cluster.cut.push((replica(at), replica(other)));
+        cluster.cut.push((replica(other), replica(at)));
+    }
+}
+
+/// Every sector that was ever written, one at a time: the cluster goes on, and the replica comes back whole.
+#[test]
+fn h26_one_damaged_sector_anywhere_costs_nothing() {
+    let written = {
+        let cluster = ready(3, 30);
+        let disk = &cluster.outside[1].disk;
+        let sectors = disk.chunks(SECTOR).enumerate();
+        sectors.filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    assert!(written.len() > 25, "superblock, log and checkpoints: {written:?}");
+    for sector in written {
+        let mut cluster = ready(3, 30);
+        cluster.crash(1);
+        for byte in [0, 17, 4000, 4070, 4095] {
+            cluster.outside[1].disk[sector * SECTOR + byte] ^= 0x40;
+        }
+        cluster.publish(31).expect("the others serve meanwhile");
+        cluster.start(1);
+        cluster.pass(Duration::from_millis(600));
+        assert_eq!(cluster.publish(32).expect("acknowledged").seq, 32, "sector {sector}");
+        cluster.pass(Duration::from_millis(600));
+        assert_agree(&cluster);
+    }
+}
+
+/// Replicas 0 and 1 have an entry, replica 2 never had it; the disk of 1 reported it as durable and lost it.
+#[test]
+fn h32_a_write_that_was_lost_is_not_taken_for_one_that_never_was() {
+    for behind_it in [2, 4] {
+        let mut cluster = ready(3, 4);
+        isolate(&mut cluster, 2);
+        let before = cluster.outside[1].disk.clone();
+        let lost = cluster.view(0).op + 1;
+        for number in 5..5 + behind_it {
+            cluster.publish(number).expect("two are a quorum");
+        }
+        let acknowledged = 4 + behind_it;
+        cluster.crash(0);
+        cluster.crash(1);
+        let slot = slot_at(&cluster, lost);
+        cluster.outside[1].disk[slot.clone()].copy_from_slice(&before[slot]);
+        cluster.cut.clear();
+        cluster.start(1);
+        cluster.pass(LONG);
+        // One who lost it and one who never had it may not decide that it never was.
+        cluster.start(0);
+        cluster.pass(LONG);
+        cluster.register();
+        assert_eq!(cluster.publish(99).expect("acknowledged").seq, acknowledged + 1, "nothing was truncated");
+        cluster.pass(LONG);
+        assert_agree(&cluster);
+    }
+}
+
+/// A damaged slot where the next entry would lie may have held one that was acknowledged.
+#[test]
+fn h24_a_replica_that_is_not_certain_of_its_head_does_not_vote() {
+    let mut cluster = ready(3, 4);
+    isolate(&mut cluster, 2);
+    cluster.publish(5).expect("two are a quorum");
+    let head = cluster.view(1).op;
+    cluster.crash(0);
+    cluster.crash(1);
+    let slot = slot_at(&cluster, head);
+    cluster.outside[1].disk[slot.start + 300] ^= 1;
+    cluster.cut.clear();
+    cluster.start(1);
+    cluster.pass(LONG);
+    assert_eq!(cluster.view(1).status, Status::RecoveringHead);
+    assert_eq!(cluster.primary(), None, "its vote and that of 2, who lacks the entry, would lose it");
+    cluster.start(0);
+    cluster.pass(LONG);
+    cluster.register();
+    assert_eq!(cluster.publish(6).expect("acknowledged").seq, 6);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
+/// The checkpoint of 1 is damaged while 2 is down: 1 votes, so that 0 can lead, and takes the state from it.
+#[test]
+fn h36_who_lost_its_state_votes_and_acknowledges_nothing_until_it_has_another() {
+    let mut cluster = ready(3, 20);
+    let layout = cluster.config.layout;
+    assert!(cluster.view(1).checkpoint > 0);
+    cluster.crash(2);
+    cluster.crash(1);
+    cluster.crash(0);
+    for copy in 0..2 {
+        let at = usize::try_from(layout.checkpoint_offset(copy)).unwrap();
+        cluster.outside[1].disk[at + 99] ^= 1;
+    }
+    cluster.cut.extend([(replica(0), replica(1))]);
+    cluster.start(1);
+    cluster.start(0);
+    cluster.pass(Duration::from_millis(200));
+    assert!(cluster.view(1).state_lost);
+    let ok = cluster.collect().iter().any(|(_, _, frame)| frame.header.command() == Command::PrepareOk);
+    assert!(!ok);
+    cluster.cut.clear();
+    cluster.pass(LONG);
+    assert!(!cluster.view(1).state_lost, "a quorum has all the data");
+    cluster.register();
+    assert_eq!(cluster.publish(21).expect("acknowledged").seq, 21);
+    cluster.start(2);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
+/// A primary finds its own entry damaged when it wants to execute it: it has it from a backup.
+#[test]
+fn h34_a_primary_with_a_damaged_entry_goes_on() {
+    for damaged in 1..=6_u64 {
+        let mut cluster = ready(3, 6);
+        let primary = cluster.primary().unwrap();
+        let op = cluster.view(primary).op + 1 - damaged;
+        // It restarts, and leads again once its peers' views have come round to it.
+        cluster.crash(primary);
+        let slot = slot_at(&cluster, op);
+        cluster.outside[primary].disk[slot.start + 200] ^= 1;
+        cluster.start(primary);
+        cluster.pass(LONG);
+        for _ in 0..6 {
+            let leads = cluster.primary().expect("somebody leads");
+            if leads == primary {
+                break;
+            }
+            cluster.crash(leads);
+            cluster.pass(Duration::from_millis(800));
+            cluster.start(leads);
+            cluster.pass(LONG);
+        }
+        assert_eq!(cluster.primary(), Some(primary));
+        cluster.register();
+        assert_eq!(cluster.publish(7).expect("acknowledged").seq, 7, "entry {op}");
+        cluster.pass(LONG);
+        assert_agree(&cluster);
+    }
+}
+
+/// A backup's disk takes no writes for a while: it lags, costs nothing, and comes back by itself.
+#[test]
+fn h35_a_backup_whose_disk_is_full_lags_and_returns() {
+    let mut cluster = ready(3, 2);
+    let refuse = |cluster: &mut Cluster| {
+        for op in std::mem::take(&mut cluster.outside[2].submitted) {
+            let event = match op {
+                DiskOp::Write { token, .. } => Event::Stored { token, result: Err(DiskError::Full) },
+                other => cluster.complete(2, other),
+            };
+            cluster.turn(2, Some(event));
+        }
+    };
+    for number in 3..=12 {
+        let mut bytes = Vec::new();
+        let body = number.to_string();
+        say(cluster.key(number), &body).encode(&mut bytes).unwrap();
+        cluster.number += 1;
+        cluster.post_request(RequestKind::Commands, &bytes);
+        let (from, to, frame) = cluster.wire.pop_front().unwrap();
+        cluster.deliver(from, to, frame);
+        for _ in 0..6 {
+            let frames = cluster.collect();
+            frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+            refuse(&mut cluster);
+            while cluster.complete_one(0) {}
+            while cluster.complete_one(1) {}
+        }
+    }
+    assert!(cluster.view(0).commit >= 12, "the others go on: {:?}", cluster.view(0));
+    assert!(cluster.replica(2).waits_for().contains("to be durable here"));
+    cluster.pass(LONG);
+    cluster.register();
+    assert_eq!(cluster.publish(13).expect("acknowledged").seq, 13, "{}", cluster.replica(2).waits_for());
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
+/// The disk refuses a write of the superblock: nothing that depends on it is said before it took it.
+#[test]
+fn h02_a_superblock_that_the_disk_refuses_is_written_again_and_nothing_is_said_before() {
+    let mut cluster = ready(3, 2);
+    cluster.crash(0);
+    let mut refused = 0;
+    for _ in 0..1500 {
+        cluster.only_time(Duration::from_millis(1));
+        let frames = cluster.collect();
+        for (from, to, frame) in frames {
+            if from == replica(1) && frame.header.command() == Command::DoViewChange {
+                let disk = &cluster.outside[1].disk;
+                assert!(Superblock::open(disk).unwrap().view >= frame.header.view.get());
+            }
+            cluster.deliver(from, to, frame);
+        }
+        while cluster.complete_one(2) {}
+        for op in std::mem::take(&mut cluster.outside[1].submitted) {
+            let event = match op {
+                DiskOp::Write { token, offset, .. } if offset < SUPERBLOCK_ZONE as u64 && refused < 9 => {
+                    refused += 1;
+                    Event::Stored { token, result: Err(DiskError::Write) }
+                }
+                other => cluster.complete(1, other),
+            };
+            cluster.turn(1, Some(event));
+        }
+    }
+    assert_eq!(refused, 9);
+    cluster.pass(LONG);
+    assert!(cluster.primary().is_some());
+}
+
+/// Every bit of every copy of a superblock: the copy is refused or means the same, and the zone opens as before.
+#[test]
+fn h28_every_flipped_bit_of_every_superblock_copy_is_survived() {
+    let cluster = ready(1, 3);
+    let zone = cluster.outside[0].disk[..SUPERBLOCK_ZONE].to_vec();
+    let whole = Superblock::open(&zone).unwrap();
+    let copy_bytes = SUPERBLOCK_ZONE / SUPERBLOCK_COPIES;
+    let mut bytes = zone.clone();
+    for copy in 0..SUPERBLOCK_COPIES {
+        let range = copy * copy_bytes..(copy + 1) * copy_bytes;
+        for bit in 0..copy_bytes * 8 {
+            // Each sector's tag covers all of it; a sample of the bits of the payload's long zero tail will do.
+            if bit % 8 != 0 && bit / 8 % SECTOR > 1024 && bit / 8 % SECTOR < 4000 {
+                continue;
+            }
+            bytes[range.start + bit / 8] ^= 1 << (bit % 8);
+            assert!(Superblock::read_copy(copy, &bytes[range.clone()]).is_err(), "copy {copy}, bit {bit}");
+            bytes[range.start + bit / 8] ^= 1 << (bit % 8);
+        }
+        // One look at the whole zone for each copy with all of it gone.
+        bytes[range.clone()].fill(0xFF);
+        assert_eq!(Superblock::open(&bytes).unwrap(), whole);
+        bytes[range.clone()].copy_from_slice(&zone[range]);
+    }
+}
