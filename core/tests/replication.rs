@@ -8,6 +8,8 @@ use cluster::{Cluster, replica, say};
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::offline::Stopped;
 use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::entry::RequestKind;
+use tigerchat_core::wire::frame::Command;
 
 const LONG: Duration = Duration::from_secs(3);
 
@@ -94,6 +96,8 @@ fn h05_a_restarted_primary_does_not_go_on_in_its_old_view() {
 fn a_replica_that_slept_through_several_wraps_takes_a_checkpoint() {
     let mut cluster = ready(3);
     cluster.crash(2);
+    // Whoever is silent for so long is not waited for.
+    cluster.pass(Duration::from_millis(100));
     for number in 1..=150 {
         assert_eq!(cluster.publish(number).expect("acknowledged").seq, number);
     }
@@ -189,4 +193,39 @@ fn a_stopped_replica_reads_as_it_was_and_its_file_is_not_changed() {
         let checkpoint = cluster.view(at).checkpoint;
         assert_eq!(stopped.log().count() as u64, cluster.view(at).op - checkpoint);
     }
+}
+
+/// A backup whose disk is slow but works stays within reach of the log: the primary waits a little for it.
+#[test]
+fn a_slow_backup_is_not_lost_to_a_state_transfer() {
+    let mut cluster = Cluster::with_slots(3, 16);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    let mut transfers = 0;
+    for number in 1..=120 {
+        let mut bytes = Vec::new();
+        let body = number.to_string();
+        say(cluster.key(number), &body).encode(&mut bytes).unwrap();
+        cluster.number += 1;
+        cluster.post_request(RequestKind::Commands, &bytes);
+        // Its disk does one thing while the others' do all.
+        for _ in 0..12 {
+            let frames = cluster.collect();
+            transfers +=
+                frames.iter().filter(|(_, _, frame)| frame.header.command() == Command::Block).count();
+            frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+            while cluster.complete_one(0) {}
+            while cluster.complete_one(1) {}
+        }
+        if number % 3 != 0 {
+            cluster.complete_one(2);
+        }
+        cluster.only_time(Duration::from_millis(2));
+        let lag = cluster.view(0).op - cluster.view(2).op.min(cluster.view(0).op);
+        assert!(lag <= 16, "{lag} behind at message {number}");
+    }
+    cluster.pass(Duration::from_secs(2));
+    assert_eq!(transfers, 0);
+    assert_eq!(cluster.state(2), cluster.state(0));
 }

@@ -144,15 +144,28 @@ impl<M: Machine> Replica<M> {
             let flying = self.journal.head - self.commit_max;
             let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
             let wanted = flying < EAGER || full_batch;
-            if !wanted
-                || flying >= u64::from(self.config.pipeline)
-                || !self.journal.has_room(self.journal.head + 1)
-            {
+            if !wanted || flying >= self.pipeline_allowed() || !self.journal.has_room(self.journal.head + 1) {
                 return;
             }
             if !self.build_entry(effects) {
                 return self.ignore(Ignored::NoRoom);
             }
+        }
+    }
+
+    /// Entries that may be in flight: all of the pipeline, unless a backup that follows is about to fall behind what
+    /// the log holds. Rather than losing it to a state transfer, commits wait a little for it. One that does not
+    /// follow (dead, hung, its disk full) slows nobody down.
+    fn pipeline_allowed(&self) -> u64 {
+        let (now, slots) = (self.now.mono, self.journal.slots());
+        let lags = |acked: &u64| self.journal.head.saturating_sub(*acked);
+        let follows = |at: &Instant| now.since(*at) < self.timeouts.resend * 2;
+        let followers =
+            self.acked.iter().zip(&self.acked_at).filter(|(acked, at)| **acked > 0 && follows(at));
+        match followers.map(|(acked, _)| lags(acked)).max().unwrap_or(0) {
+            lag if lag > slots * 3 / 4 => 0,
+            lag if lag > slots / 2 => 1,
+            _ => u64::from(self.config.pipeline),
         }
     }
 
@@ -325,8 +338,10 @@ impl<M: Machine> Replica<M> {
         if !same {
             return self.ignore(Ignored::Mismatch);
         }
-        let acked = &mut self.acked[usize::from(from.0)];
-        *acked = op.max(*acked);
+        let peer = usize::from(from.0);
+        if op > self.acked[peer] {
+            (self.acked[peer], self.acked_at[peer]) = (op, self.now.mono);
+        }
         self.count_quorum();
     }
 

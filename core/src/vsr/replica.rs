@@ -186,6 +186,8 @@ pub struct Replica<M> {
 
     /// Primary: what each replica acknowledged in this view.
     pub(super) acked: Vec<u64>,
+    /// Primary: when each of them last rose.
+    pub(super) acked_at: Vec<Instant>,
     /// Primary: when the commit number last went up, or something to commit came.
     pub(super) progress: Instant,
     /// Primary: the head as this view began; requests are admitted once it is executed.
@@ -255,6 +257,7 @@ impl<M: Machine> Replica<M> {
             acknowledged: 0,
             ok_due: false,
             acked: vec![0; replicas],
+            acked_at: vec![Instant::default(); replicas],
             progress: Instant::default(),
             view_start: 0,
             queue: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
