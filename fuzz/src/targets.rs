@@ -11,6 +11,7 @@ use tigerchat_core::store::slot::{SlotFound, examine};
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{ClusterId, ReplicaId, ShardId};
 use tigerchat_core::vsr::machine::{At, Machine};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::{AnswerHead, Command, Outcome, Query, RoomEvent};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader, RequestKind, Requests};
@@ -159,7 +160,7 @@ pub fn chat_state(bytes: &[u8]) {
 /// input, as a zone.
 pub fn superblock(bytes: &[u8]) {
     let _ = Superblock::open(bytes);
-    let sound = Superblock::format(config());
+    let sound = Superblock::format(config(), Members::first(3, 2).expect("a majority"));
     let mut zone = sound.zone();
     damage(&mut zone, bytes);
     if let Ok(opened) = Superblock::open(&zone) {
@@ -198,8 +199,6 @@ fn config() -> ShardConfig {
         cluster: ClusterId(1),
         shard: ShardId(1),
         replica: ReplicaId(0),
-        replica_count: 3,
-        replication_quorum: 2,
         pipeline: 4,
         sessions: 8,
         window: 4,

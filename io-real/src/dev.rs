@@ -11,6 +11,7 @@ use tigerchat_core::node::Node;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{ClusterId, ReplicaId};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::Stages;
 
 use crate::clients::Site;
@@ -74,7 +75,7 @@ impl Dev {
                 }
             }));
         }
-        let config = launch::shard_config(cluster, ReplicaId(0), 3, 2, Size::Dev);
+        let config = launch::shard_config(cluster, ReplicaId(0), Size::Dev);
         let site = Site { page: Some(page), checked_port: Some(ws_address.port()) };
         let plan = EdgePlan {
             cluster,
@@ -150,8 +151,8 @@ fn find_or_format(folder: &Path) -> Result<ClusterId, String> {
     if (0..REPLICAS).all(|replica| !path(replica).exists()) {
         let cluster = ClusterId(u128::from_le_bytes(launch::entropy()));
         for replica in 0..REPLICAS {
-            let config = launch::shard_config(cluster, ReplicaId(replica), 3, 2, Size::Dev);
-            launch::format(&path(replica), &config)?;
+            let config = launch::shard_config(cluster, ReplicaId(replica), Size::Dev);
+            launch::format(&path(replica), &config, Members::first(3, 2).expect("a majority"))?;
         }
         return Ok(cluster);
     }

@@ -68,20 +68,23 @@ fn show_copies(zone: &[u8], json: bool) {
 
 fn show(stopped: &Stopped, json: bool) {
     let view = stopped.view();
-    let config = &stopped.superblock.config;
+    let (config, members) = (&stopped.superblock.config, &stopped.superblock.members);
     let missing: Vec<u64> =
         stopped.log().filter(|(_, _, whole)| !whole).map(|(header, _, _)| header.op.get()).collect();
     if json {
         println!(
             "{}",
             json!({"cluster": config.cluster.to_string(), "shard": config.shard.0, "replica": config.replica.0,
-                "replicas": config.replica_count, "head": view.op, "executed": stopped.executed(),
+                "replicas": members.list().len(), "head": view.op, "executed": stopped.executed(),
                 "known_commit": stopped.known_commit, "head_uncertain": stopped.head_uncertain, "missing": missing})
         );
     } else {
         println!(
             "cluster {}, shard {}, replica {} of {}",
-            config.cluster, config.shard.0, config.replica.0, config.replica_count
+            config.cluster,
+            config.shard.0,
+            config.replica.0,
+            members.list().len()
         );
         println!(
             "log: head {}, readable to {}, known to be committed to {}",

@@ -11,6 +11,7 @@ use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
 use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, Timeouts, pool_classes};
 
 use crate::clients::Site;
@@ -40,13 +41,7 @@ pub enum Size {
 }
 
 /// What `format` decides for a replica.
-pub fn shard_config(
-    cluster: ClusterId,
-    replica: ReplicaId,
-    replica_count: u8,
-    replication_quorum: u8,
-    size: Size,
-) -> ShardConfig {
+pub fn shard_config(cluster: ClusterId, replica: ReplicaId, size: Size) -> ShardConfig {
     let (limits, wal_slots, slot_sectors) = match size {
         Size::Dev => (Limits::dev(), 256, 16),
         Size::Standard => (Limits::default(), 1024, 64),
@@ -56,23 +51,12 @@ pub fn shard_config(
     let state = Chat::new(limits).encoded_max() + replies + 4096;
     let checkpoint_sectors = u32::try_from(state.div_ceil(PAYLOAD)).expect("limits are below 16 TiB");
     let layout = Layout { wal_slots, slot_sectors, checkpoint_sectors };
-    ShardConfig {
-        cluster,
-        shard: SHARD,
-        replica,
-        replica_count,
-        replication_quorum,
-        pipeline: 8,
-        sessions,
-        window,
-        layout,
-        limits,
-    }
+    ShardConfig { cluster, shard: SHARD, replica, pipeline: 8, sessions, window, layout, limits }
 }
 
 /// Makes a replica's data file.
-pub fn format(path: &Path, config: &ShardConfig) -> Result<(), String> {
-    let zone = Superblock::format(config.clone()).zone();
+pub fn format(path: &Path, config: &ShardConfig, members: Members) -> Result<(), String> {
+    let zone = Superblock::format(config.clone(), members).zone();
     disk::format(path, &zone, config.layout.hot_size(), config.layout.file_size())
 }
 
@@ -112,11 +96,12 @@ pub fn replica(
     let fail = |error| format!("{}: {error}", path.display());
     let superblock = Superblock::open(&zone).map_err(fail)?;
     let config = superblock.config.clone();
-    if peers.len() != usize::from(config.replica_count) {
+    let replicas = superblock.members.list().len();
+    if peers.len() != replicas {
         return Err(format!(
             "{}: expected the addresses of all {} replicas of this shard, in order, found {}",
             path.display(),
-            config.replica_count,
+            replicas,
             peers.len()
         ));
     }
@@ -153,12 +138,7 @@ pub fn replica(
     let disk = Disk::start(file, reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);
     let io = if direct { "direct IO" } else { "buffered IO" };
-    let line = format!(
-        "replica {me} of {} in cluster {}, {io}, {}",
-        config.replica_count,
-        config.cluster,
-        path.display()
-    );
+    let line = format!("replica {me} of {replicas} in cluster {}, {io}, {}", config.cluster, path.display());
     Ok((reactor, line))
 }
 

@@ -25,7 +25,7 @@ use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::store::superblock::FORMAT_VERSION;
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId, TenantId};
-use tigerchat_core::vsr::quorum::Quorums;
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::entry::Digest;
 
 use crate::cli::{Cli, Command};
@@ -95,20 +95,18 @@ fn format(args: &cli::Format) -> Result<(), String> {
         ));
     }
     let quorum = args.replication_quorum.unwrap_or(args.replicas / 2 + 1);
-    if Quorums::of(args.replicas, quorum).is_none() || (quorum < 2 && args.replicas > 1) {
-        // One copy would be lost with one disk.
-        return Err(format!(
-            "expected a replication quorum of {} to {}, found {quorum}",
-            args.replicas.min(2),
-            args.replicas
-        ));
-    }
+    // One copy would be lost with one disk.
+    let durable = quorum > 1 || args.replicas == 1;
+    let members = Members::first(args.replicas, quorum).filter(|_| durable).ok_or_else(|| {
+        let least = args.replicas.min(2);
+        format!("expected a replication quorum of {least} to {}, found {quorum}", args.replicas)
+    })?;
     let cluster = match args.cluster.as_str() {
         "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
         text => parse_cluster(text)?,
     };
-    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.replicas, quorum, args.size);
-    launch::format(&args.file, &config)?;
+    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
+    launch::format(&args.file, &config, members)?;
     println!("{}: replica {} of {} in cluster {cluster}", args.file.display(), args.replica, args.replicas);
     Ok(())
 }
@@ -150,9 +148,7 @@ fn start(args: &cli::Start) -> Result<(), String> {
 fn edge(args: cli::Edge) -> Result<(), String> {
     args.replicas.iter().try_for_each(|replica| launch::must_be_loopback(*replica))?;
     let cluster = parse_cluster(&args.cluster)?;
-    let count =
-        u8::try_from(args.replicas.len()).map_err(|_| "a shard has at most 7 replicas".to_string())?;
-    let config = launch::shard_config(cluster, ReplicaId(0), count, count / 2 + 1, args.size);
+    let config = launch::shard_config(cluster, ReplicaId(0), args.size);
     let ws = launch::bind(args.listen, "clients")?;
     let line = args.line.map(|line| launch::bind(line, "the line protocol")).transpose()?;
     let plan = EdgePlan {

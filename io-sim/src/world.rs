@@ -16,6 +16,7 @@ use tigerchat_core::pool::{Class, Pool};
 use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, ShardConfig, Timeouts, View, pool_classes};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
@@ -594,7 +595,9 @@ fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew
     let config = ShardConfig { replica: id, ..config.clone() };
     let random = Random::new(seed, "disk", place as u64);
     let mut disk = Disk::new(config.layout.file_size(), drawn.disk.clone(), random);
-    disk.format(&Superblock::format(config.clone()).zone());
+    let quorums = drawn.shape.quorums();
+    let members = Members::first(quorums.replicas, quorums.replication).expect("only safe quorums are drawn");
+    disk.format(&Superblock::format(config.clone(), members).zone());
     disk.faults = drawn.disk_errors.clone().map(|errors| {
         let victim = drawn
             .damage
@@ -614,8 +617,6 @@ fn shard_config(shape: &Shape) -> ShardConfig {
         cluster: CLUSTER,
         shard: SHARD,
         replica: ReplicaId(0),
-        replica_count: shape.replicas,
-        replication_quorum: shape.quorums().replication,
         pipeline: shape.pipeline,
         sessions: 8,
         window: shape.window,

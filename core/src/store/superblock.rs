@@ -22,7 +22,7 @@ use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
 use crate::types::{ClusterId, RELEASE, ReplicaId, ShardId};
 use crate::vsr::SUFFIX_MAX;
-use crate::vsr::quorum::Quorums;
+use crate::vsr::membership::Members;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
 
@@ -38,10 +38,6 @@ pub struct ShardConfig {
     pub cluster: ClusterId,
     pub shard: ShardId,
     pub replica: ReplicaId,
-    /// 1 to 7.
-    pub replica_count: u8,
-    /// Durable copies that make an entry committed; see [`ShardConfig::quorums`].
-    pub replication_quorum: u8,
     /// Entries in flight; at most [`crate::vsr::PIPELINE_MAX`].
     pub pipeline: u8,
     /// Sessions (edges) of the shard.
@@ -87,8 +83,8 @@ pub struct Superblock {
     pub view: u64,
     /// The newest view in which it was normal: whose log its log is.
     pub log_view: u64,
-    /// Membership. Raised by the first change of members.
-    pub config_number: u32,
+    /// The newest members that this replica knows of, by whom it acts.
+    pub members: Members,
     /// Raised by a restore from backup.
     pub lineage: u32,
     /// A lower bound of what is committed.
@@ -140,9 +136,8 @@ impl ShardConfig {
         out.extend_from_slice(&self.cluster.0.to_le_bytes());
         out.extend_from_slice(&self.shard.0.to_le_bytes());
         out.extend_from_slice(&self.replica.0.to_le_bytes());
-        out.extend_from_slice(&[self.replica_count, self.pipeline]);
+        out.extend_from_slice(&[self.pipeline, self.window]);
         out.extend_from_slice(&self.sessions.to_le_bytes());
-        out.extend_from_slice(&[self.window, self.replication_quorum]);
         fields.iter().for_each(|field| out.extend_from_slice(&field.to_le_bytes()));
         out.extend_from_slice(&self.limits.encode());
     }
@@ -150,33 +145,14 @@ impl ShardConfig {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (cluster, shard) = (ClusterId(reader.u128()?), ShardId(reader.u32()?));
         let replica = ReplicaId(reader.u16()?);
-        let (replica_count, pipeline) = (reader.u8()?, reader.u8()?);
-        let (sessions, window, replication_quorum) = (reader.u16()?, reader.u8()?, reader.u8()?);
+        let (pipeline, window, sessions) = (reader.u8()?, reader.u8()?, reader.u16()?);
         let layout = Layout {
             wal_slots: reader.u32()?,
             slot_sectors: reader.u32()?,
             checkpoint_sectors: reader.u32()?,
         };
         let limits = Limits::decode(&reader.array()?)?;
-        Ok(Self {
-            cluster,
-            shard,
-            replica,
-            replica_count,
-            replication_quorum,
-            pipeline,
-            sessions,
-            window,
-            layout,
-            limits,
-        })
-    }
-
-    /// The quorums that follow from the number of replicas and the replication quorum; `None` when there are none
-    /// that are safe.
-    #[must_use]
-    pub fn quorums(&self) -> Option<Quorums> {
-        Quorums::of(self.replica_count, self.replication_quorum)
+        Ok(Self { cluster, shard, replica, pipeline, sessions, window, layout, limits })
     }
 
     /// The header of op 0, from which every shard's log begins. The same on all replicas.
@@ -201,7 +177,7 @@ impl ShardConfig {
 impl Superblock {
     /// The superblock of a new data file.
     #[must_use]
-    pub fn format(config: ShardConfig) -> Self {
+    pub fn format(config: ShardConfig, members: Members) -> Self {
         let root = config.root();
         let checkpoint = CheckpointRef { header: root, digest: Digest::ZERO, size: 0, copy: 1 };
         let (view, log_view, incarnation, sequence) = (0, 0, 0, 1);
@@ -213,7 +189,7 @@ impl Superblock {
             incarnation,
             view,
             log_view,
-            config_number: 0,
+            members,
             lineage: 0,
             commit: 0,
             witness: 0,
@@ -266,13 +242,13 @@ impl Superblock {
         for field in fields {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        out.extend_from_slice(&self.config_number.to_le_bytes());
         out.extend_from_slice(&self.lineage.to_le_bytes());
         out.extend_from_slice(&self.parent.0);
         out.extend_from_slice(self.checkpoint.header.as_bytes());
         out.extend_from_slice(&self.checkpoint.size.to_le_bytes());
         out.extend_from_slice(&self.checkpoint.copy.to_le_bytes());
         out.extend_from_slice(&self.checkpoint.digest.0);
+        self.members.encode(&mut out);
         let headers = u32::try_from(self.suffix.len()).expect("bounded above");
         out.extend_from_slice(&headers.to_le_bytes());
         self.suffix.iter().for_each(|header| out.extend_from_slice(header.as_bytes()));
@@ -289,10 +265,11 @@ impl Superblock {
         let config = ShardConfig::decode(&mut reader)?;
         let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let (config_number, lineage, parent) = (reader.u32()?, reader.u32()?, Digest(reader.array()?));
+        let (lineage, parent) = (reader.u32()?, Digest(reader.array()?));
         let header = EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).map_err(|_| Malformed)?;
         let (size, copy) = (reader.u64()?, reader.u32()?);
         let checkpoint = CheckpointRef { header, size, copy, digest: Digest(reader.array()?) };
+        let members = Members::decode(&mut reader)?;
         let headers = reader.u32()? as usize;
         if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view {
             return Err(Malformed);
@@ -309,7 +286,7 @@ impl Superblock {
             incarnation,
             view,
             log_view,
-            config_number,
+            members,
             lineage,
             commit,
             witness,
@@ -398,18 +375,17 @@ mod tests {
 
     fn superblock(sequence: u64) -> Superblock {
         let layout = Layout { wal_slots: 32, slot_sectors: 2, checkpoint_sectors: 64 };
-        let mut superblock = Superblock::format(ShardConfig {
+        let config = ShardConfig {
             cluster: ClusterId(0xC1),
             shard: ShardId(2),
             replica: ReplicaId(1),
-            replica_count: 3,
-            replication_quorum: 2,
             pipeline: 8,
             sessions: 4,
             window: 4,
             layout,
             limits: Limits::tiny(),
-        });
+        };
+        let mut superblock = Superblock::format(config, Members::first(3, 2).unwrap());
         superblock.sequence = sequence;
         superblock
     }

@@ -45,6 +45,13 @@ impl Pending {
     }
 }
 
+/// The highest op that a replica acknowledged in this view, and when it rose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Acked {
+    pub(super) op: u64,
+    pub(super) at: Instant,
+}
+
 /// Entries in flight below which a small batch is not held back for company.
 const EAGER: u64 = 2;
 
@@ -158,11 +165,10 @@ impl<M: Machine> Replica<M> {
     /// follow (dead, hung, its disk full) slows nobody down.
     fn pipeline_allowed(&self) -> u64 {
         let (now, slots) = (self.now.mono, self.journal.slots());
-        let lags = |acked: &u64| self.journal.head.saturating_sub(*acked);
-        let follows = |at: &Instant| now.since(*at) < self.timeouts.resend * 2;
-        let followers =
-            self.acked.iter().zip(&self.acked_at).filter(|(acked, at)| **acked > 0 && follows(at));
-        match followers.map(|(acked, _)| lags(acked)).max().unwrap_or(0) {
+        let follows = |acked: &&Acked| acked.op > 0 && now.since(acked.at) < self.timeouts.resend * 2;
+        let followers = self.acked.iter().filter(|(id, _)| *id != self.me).map(|(_, acked)| acked);
+        let lag = followers.filter(follows).map(|acked| self.journal.head.saturating_sub(acked.op)).max();
+        match lag.unwrap_or(0) {
             lag if lag > slots * 3 / 4 => 0,
             lag if lag > slots / 2 => 1,
             _ => u64::from(self.config.pipeline),
@@ -214,7 +220,7 @@ impl<M: Machine> Replica<M> {
         let earliest = head.timestamp.get() + u64::from(head.size.get());
         header.timestamp = self.now.wall.0.max(earliest).into();
         header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("bounded by the slot").into();
-        header.config = self.superblock.durable().config_number.into();
+        header.config = self.members.number.into();
         header.release = RELEASE.into();
         header.version = ENTRY_VERSION;
         header
@@ -310,8 +316,7 @@ impl<M: Machine> Replica<M> {
             return;
         }
         if self.is_primary() {
-            let me = usize::from(self.me.0);
-            self.acked[me] = self.acked[me].max(self.durable_op);
+            self.note_acked(self.me, self.durable_op);
             self.count_quorum();
         } else if self.durable_op > self.acknowledged || core::mem::take(&mut self.ok_due) {
             self.send_prepare_ok(effects);
@@ -338,20 +343,23 @@ impl<M: Machine> Replica<M> {
         if !same {
             return self.ignore(Ignored::Mismatch);
         }
-        let peer = usize::from(from.0);
-        if op > self.acked[peer] {
-            (self.acked[peer], self.acked_at[peer]) = (op, self.now.mono);
-        }
+        self.note_acked(from, op);
         self.count_quorum();
+    }
+
+    fn note_acked(&mut self, replica: ReplicaId, op: u64) {
+        let now = self.now.mono;
+        if let Some(acked) = self.acked.get_mut(replica).filter(|acked| acked.op < op) {
+            *acked = Acked { op, at: now };
+        }
     }
 
     /// An op is committed when a replication quorum has it durable: the quorum-th highest acknowledgement.
     fn count_quorum(&mut self) {
         let mut acked = [0; 7];
-        let replicas = self.replicas();
-        acked[..replicas].copy_from_slice(&self.acked);
-        acked[..replicas].sort_unstable_by(|a, b| b.cmp(a));
-        let committed = acked[usize::from(self.quorums.replication) - 1];
+        acked.iter_mut().zip(self.acked.values()).for_each(|(into, acked)| *into = acked.op);
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let committed = acked[usize::from(self.members.quorums().replication) - 1];
         if committed > self.commit_max {
             self.commit_max = committed;
             let now = self.now.mono;
@@ -501,7 +509,7 @@ impl<M: Machine> Replica<M> {
             return;
         }
         for peer in self.peers() {
-            let from = self.acked[usize::from(peer.0)].max(self.commit_max) + 1;
+            let from = self.acked.get(peer).map_or(0, |acked| acked.op).max(self.commit_max) + 1;
             for op in (from..=self.journal.head).take(PIPELINE_MAX) {
                 if let Some(frame) = self.prepare_frame(op, 0) {
                     self.send(peer, frame, effects);

@@ -17,6 +17,7 @@
 use alloc::vec::Vec;
 
 use super::machine::Machine;
+use super::membership::{ByMember, Members};
 use super::replica::{Ignored, Replica, Status};
 use crate::errors::ErrorCode;
 use crate::io::{Effect, Effects};
@@ -33,12 +34,12 @@ pub(crate) const LINEARIZABLE: u16 = 1;
 const ROUND: u128 = 1 << 127;
 
 /// Linearizable reads under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ReadIndex {
     /// Counts rounds of asking; the current one's number.
     round: u64,
-    /// Who confirmed the current round, by replica.
-    confirmed: u8,
+    /// The last round that each voter confirmed.
+    confirmed: ByMember<u64>,
     /// When the round was last asked for; `None`: nothing is being asked.
     asked: Option<Instant>,
     waiting: Vec<Waiting>,
@@ -55,6 +56,11 @@ struct Waiting {
 }
 
 impl ReadIndex {
+    pub(super) fn new(members: &Members) -> Self {
+        let confirmed = ByMember::new(members.voters(), &0);
+        Self { round: 0, confirmed, asked: None, waiting: Vec::new() }
+    }
+
     /// The view is over: whoever waits asks the next primary.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
@@ -97,7 +103,6 @@ impl<M: Machine> Replica<M> {
         let wanted = self.reads.waiting.iter().any(|read| read.round > self.reads.round);
         if wanted && !under_way {
             self.reads.round += 1;
-            self.reads.confirmed = 0;
             self.ask_round(effects);
         }
         self.answer_confirmed(effects);
@@ -123,14 +128,16 @@ impl<M: Machine> Replica<M> {
         let normal = frame.header.flags.get() & 1 == 1;
         let ours = frame.header.view.get() == self.view && normal && self.is_primary();
         if ours && frame.header.nonce.get() == ROUND | u128::from(self.reads.round) {
-            self.reads.confirmed |= 1 << from.0;
+            self.reads.confirmed.set(from, self.reads.round);
         }
     }
 
     /// So many, ourselves among them, that every view-change quorum has one of them.
     fn round_is_confirmed(&self) -> bool {
-        let needed = self.quorums.replicas - self.quorums.view_change + 1;
-        self.reads.confirmed.count_ones() + 1 >= u32::from(needed)
+        let quorums = self.members.quorums();
+        let needed = usize::from(quorums.replicas - quorums.view_change + 1);
+        let confirmed = self.reads.confirmed.values().filter(|round| **round == self.reads.round);
+        confirmed.count() + 1 >= needed
     }
 
     fn answer_confirmed(&mut self, effects: &mut Effects) {

@@ -79,8 +79,7 @@ impl<M: Machine> Replica<M> {
     ) -> Result<Self, OpenError> {
         let superblock = Superblock::open(superblock_zone)?;
         let config = &superblock.config;
-        let valid = config.quorums().is_some()
-            && (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
+        let valid = (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
             && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
             && config.layout.slot_sectors > 0;
         if !valid {
@@ -169,7 +168,7 @@ impl<M: Machine> Replica<M> {
             if done {
                 self.next_stage(&mut recovery);
             }
-            if self.state_lost && self.replicas() == 1 {
+            if self.state_lost && self.is_alone() {
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
             }
         }
@@ -246,7 +245,7 @@ impl<M: Machine> Replica<M> {
         self.commit_max = self.superblock.durable().commit.max(self.commit_min()).min(self.journal.head);
         self.durable_op = self.journal.base;
         if !certain {
-            if self.replicas() == 1 {
+            if self.is_alone() {
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
             }
             self.status = Status::RecoveringHead;
@@ -343,7 +342,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn begin(&mut self, effects: &mut Effects) {
         let first_start = self.incarnation() == 1;
         let was_primary = self.primary_of(self.view) == self.me;
-        let alone = self.replicas() == 1;
+        let alone = self.is_alone();
         if self.view == self.log_view && (!was_primary || alone || first_start) {
             self.status = Status::Normal;
             if was_primary {

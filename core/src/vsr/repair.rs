@@ -98,7 +98,7 @@ impl<M: Machine> Replica<M> {
 
     fn ask_for_missing(&mut self, effects: &mut Effects) {
         let repairing = self.status == Status::ViewChange && self.view_change.is_repairing();
-        if (self.status != Status::Normal && !repairing) || self.replicas() == 1 {
+        if (self.status != Status::Normal && !repairing) || self.is_alone() {
             return;
         }
         let first = self.commit_min() + 1;
@@ -189,7 +189,8 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn random_peer(&mut self) -> ReplicaId {
-        let at = self.random.next_u64() % (self.replicas() as u64 - 1).max(1);
+        let peers = self.members.list().len() as u64 - 1;
+        let at = self.random.next_u64() % peers.max(1);
         self.peers().nth(usize::try_from(at).expect("below 7")).unwrap_or(self.me)
     }
 

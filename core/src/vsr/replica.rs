@@ -16,8 +16,8 @@ use super::checkpoint::Checkpointing;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::machine::Machine;
-use super::normal::Pending;
-use super::quorum::Quorums;
+use super::membership::{ByMember, Members};
+use super::normal::{Acked, Pending};
 use super::reads::ReadIndex;
 use super::recovery::Recovery;
 use super::repair::Repair;
@@ -156,7 +156,8 @@ pub(super) struct InFlight {
 pub struct Replica<M> {
     pub(super) config: ShardConfig,
     pub(super) me: ReplicaId,
-    pub(super) quorums: Quorums,
+    /// Those of the durable superblock.
+    pub(super) members: Members,
     pub(super) timeouts: Timeouts,
     pub(super) pool: Pool,
     pub(super) random: ChaCha8Rng,
@@ -185,9 +186,7 @@ pub struct Replica<M> {
     pub(super) ok_due: bool,
 
     /// Primary: what each replica acknowledged in this view.
-    pub(super) acked: Vec<u64>,
-    /// Primary: when each of them last rose.
-    pub(super) acked_at: Vec<Instant>,
+    pub(super) acked: ByMember<Acked>,
     /// Primary: when the commit number last went up, or something to commit came.
     pub(super) progress: Instant,
     /// Primary: the head as this view began; requests are admitted once it is executed.
@@ -208,7 +207,7 @@ pub struct Replica<M> {
     /// How long its silence is borne in this view: drawn anew for each.
     pub(super) silence: Duration,
     /// When each peer was last heard.
-    pub(super) peer_heard: Vec<Instant>,
+    pub(super) peer_heard: ByMember<Instant>,
     pub(super) early: Vec<Message>,
 
     pub(super) view_change: ViewChange,
@@ -237,10 +236,9 @@ impl<M: Machine> Replica<M> {
     ) -> Self {
         let config = superblock.durable().config.clone();
         let root = config.root();
-        let replicas = usize::from(config.replica_count);
+        let members = superblock.durable().members.clone();
         Self {
             me: config.replica,
-            quorums: config.quorums().expect("checked by open"),
             random,
             timers: Timers::default(),
             status: Status::Recovering,
@@ -256,8 +254,7 @@ impl<M: Machine> Replica<M> {
             durable_op: 0,
             acknowledged: 0,
             ok_due: false,
-            acked: vec![0; replicas],
-            acked_at: vec![Instant::default(); replicas],
+            acked: ByMember::new(members.voters(), &Acked::default()),
             progress: Instant::default(),
             view_start: 0,
             queue: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
@@ -269,21 +266,22 @@ impl<M: Machine> Replica<M> {
             heard: Vec::with_capacity(usize::from(config.sessions)),
             primary_heard: Instant::default(),
             silence: timeouts.primary_silent,
-            peer_heard: vec![Instant::default(); replicas],
+            peer_heard: ByMember::new(members.ids(), &Instant::default()),
             early: Vec::with_capacity(usize::from(config.pipeline)),
-            view_change: ViewChange::new(replicas),
+            view_change: ViewChange::new(&members),
             repair: Repair::default(),
             checkpointing: Checkpointing::default(),
             sync: None,
             recovery: None,
             feed: Feed::new(),
-            reads: ReadIndex::default(),
+            reads: ReadIndex::new(&members),
             reply_scratch: Vec::new(),
             feed_scratch: Vec::new(),
             entry_scratch: Vec::new(),
             now: Now::default(),
             ignored: [0; IGNORED],
             stages: Stages::default(),
+            members,
             superblock,
             timeouts,
             config,
@@ -357,14 +355,13 @@ impl<M: Machine> Replica<M> {
         match from {
             Address::Edge(edge) => self.on_edge_frame(edge, &frame, effects),
             Address::Replica { replica, .. } => {
-                let member = usize::from(replica.0) < self.replicas() && replica != self.me;
-                if !member {
+                if replica == self.me || self.peer_heard.get(replica).is_none() {
                     return self.ignore(Ignored::Stranger);
                 }
                 if self.status == Status::Recovering {
                     return self.ignore(Ignored::NotNow);
                 }
-                self.peer_heard[usize::from(replica.0)] = self.now.mono;
+                self.peer_heard.set(replica, self.now.mono);
                 self.on_peer_frame(replica, frame, effects);
             }
         }
@@ -508,13 +505,18 @@ impl<M: Machine> Replica<M> {
         self.executed.op.get()
     }
 
-    pub(super) fn replicas(&self) -> usize {
-        usize::from(self.config.replica_count)
+    /// Whether this replica decides alone.
+    pub(super) fn is_alone(&self) -> bool {
+        self.members.quorums().replicas == 1 && self.members.is_voter(self.me)
+    }
+
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     pub(super) fn primary_of(&self, view: u64) -> ReplicaId {
-        let at = view % u64::from(self.config.replica_count);
-        ReplicaId(u16::try_from(at).expect("below the number of replicas"))
+        self.members.primary_of(view)
     }
 
     pub(super) fn is_primary(&self) -> bool {
@@ -525,20 +527,26 @@ impl<M: Machine> Replica<M> {
         self.status == Status::Normal && self.primary_of(self.view) != self.me
     }
 
+    /// Voters that were heard within a time, not counting us.
+    pub(super) fn voters_heard(&self, within: Duration) -> usize {
+        let now = self.now.mono;
+        let heard = |id: &ReplicaId| self.peer_heard.get(*id).is_some_and(|at| now.since(*at) < within);
+        self.members.voters().filter(|id| *id != self.me && heard(id)).count()
+    }
+
     pub(super) fn peer(&self, replica: ReplicaId) -> Address {
         Address::Replica { shard: self.config.shard, replica }
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<M> {
-        let me = self.me;
-        (0..u16::from(self.config.replica_count)).map(ReplicaId).filter(move |replica| *replica != me)
+    pub(super) fn peers(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.members.ids().filter(|replica| *replica != self.me)
     }
 
     /// A frame with what all of ours say: the durable view, the commit number.
     pub(super) fn frame(&self, command: Command) -> Frame {
         let mut header = FrameHeader::new(command, self.config.cluster, self.config.shard);
         header.view = self.superblock.durable().view.into();
-        header.config = self.superblock.durable().config_number.into();
+        header.config = self.members.number.into();
         header.commit = self.commit_max.into();
         Frame { header, payload: None }
     }

@@ -15,7 +15,6 @@
 //! Choosing (H01, H27): of the highest `log_view`, then of the highest op. An op beyond what is known to be
 //! committed stays if somebody has it, goes if a nack quorum never had it, and otherwise the choice waits.
 
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -26,6 +25,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::SUFFIX_MAX;
 use super::journal::SlotState;
 use super::machine::Machine;
+use super::membership::{ByMember, Members};
+use super::normal::Acked;
 use super::replica::{Ignored, Replica, Status, Timer};
 use crate::io::Effects;
 use crate::types::{Address, Instant, ReplicaId};
@@ -38,9 +39,9 @@ pub(super) struct ViewChange {
     /// The view that we ask for; zero or an old one when we do not.
     asked: u64,
     /// The highest view that each replica asks for.
-    votes: Vec<u64>,
+    votes: ByMember<u64>,
     /// What each replica says of its log, for the view that we are to lead.
-    dvcs: Vec<Option<DoViewChange>>,
+    dvcs: ByMember<Option<DoViewChange>>,
     sent: Option<Frame>,
     /// The view found on disk at start: we may have spoken for it before.
     spent: u64,
@@ -81,11 +82,11 @@ enum Verdict {
 }
 
 impl ViewChange {
-    pub(super) fn new(replicas: usize) -> Self {
+    pub(super) fn new(members: &Members) -> Self {
         Self {
             asked: 0,
-            votes: vec![0; replicas],
-            dvcs: (0..replicas).map(|_| None).collect(),
+            votes: ByMember::new(members.voters(), &0),
+            dvcs: ByMember::new(members.voters(), &None),
             sent: None,
             spent: 0,
             stage: Stage::Waiting,
@@ -106,7 +107,7 @@ impl ViewChange {
 
     /// Whether this replica told us of its log, for the view that we are to lead.
     pub(super) fn has_voted(&self, replica: ReplicaId) -> bool {
-        self.dvcs[usize::from(replica.0)].is_some()
+        self.dvcs.get(replica).is_some_and(Option::is_some)
     }
 
     pub(super) fn is_repairing(&self) -> bool {
@@ -116,7 +117,7 @@ impl ViewChange {
 
 impl fmt::Display for ViewChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told: Vec<usize> = (0..self.dvcs.len()).filter(|replica| self.dvcs[*replica].is_some()).collect();
+        let told: Vec<u16> = self.dvcs.iter().filter(|(_, dvc)| dvc.is_some()).map(|(id, _)| id.0).collect();
         write!(f, "{:?}, asks for view {}, votes {:?}, logs of {told:?}", self.stage, self.asked, self.votes)
     }
 }
@@ -199,13 +200,13 @@ impl<M: Machine> Replica<M> {
     /// A primary that a quorum did not hear of for long, or whose oldest entry finds no quorum, does harm by
     /// sounding alive (H18, H19): it asks for the next view itself.
     pub(super) fn should_abdicate(&self) -> bool {
-        if self.replicas() == 1 {
+        if self.is_alone() {
             return false;
         }
         let now = self.now.mono;
         let patience = self.timeouts.primary_silent * 2;
-        let heard = self.peer_heard.iter().filter(|heard| now.since(**heard) < patience).count();
-        let deaf = heard + 1 < usize::from(self.quorums.replication);
+        let heard = self.voters_heard(patience);
+        let deaf = heard + 1 < usize::from(self.members.quorums().replication);
         let stuck = self.journal.head > self.commit_max
             && now.since(self.progress) > self.timeouts.primary_silent * 5;
         deaf || stuck
@@ -213,12 +214,11 @@ impl<M: Machine> Replica<M> {
 
     /// Asks everybody for a view. Nothing changes here until a quorum asks too.
     pub(super) fn ask_view_change(&mut self, view: u64, effects: &mut Effects) {
-        if matches!(self.status, Status::Recovering | Status::RecoveringHead) || self.replicas() == 1 {
+        if matches!(self.status, Status::Recovering | Status::RecoveringHead) || self.is_alone() {
             return;
         }
         self.view_change.asked = view;
-        let me = usize::from(self.me.0);
-        self.view_change.votes[me] = view;
+        self.view_change.votes.set(self.me, view);
         self.send_start_view_change(effects);
         self.count_votes(effects);
     }
@@ -242,8 +242,7 @@ impl<M: Machine> Replica<M> {
         if matches!(self.status, Status::Recovering | Status::RecoveringHead) {
             return self.ignore(Ignored::NotNow);
         }
-        let vote = &mut self.view_change.votes[usize::from(from.0)];
-        *vote = wanted.max(*vote);
+        self.view_change.votes.raise(from, wanted);
         // A replica that hears its primary does not join (H18), unless it is the primary itself that asks, or one
         // that has left our view for good: without the others it would be alone in the newer one for ever.
         let abdicates = from == self.primary_of(self.view) && frame.header.view.get() == self.view;
@@ -260,8 +259,8 @@ impl<M: Machine> Replica<M> {
     /// The highest view that a quorum, we among it, asks for.
     fn count_votes(&mut self, effects: &mut Effects) {
         let asked = self.view_change.asked;
-        let quorum = usize::from(self.quorums.view_change);
-        let reached = self.view_change.votes.iter().filter(|vote| **vote >= asked).count() >= quorum;
+        let quorum = usize::from(self.members.quorums().view_change);
+        let reached = self.view_change.votes.values().filter(|vote| **vote >= asked).count() >= quorum;
         if asked > self.view && reached {
             self.enter_view_change(asked, effects);
         }
@@ -283,7 +282,7 @@ impl<M: Machine> Replica<M> {
         self.view_change.stage = Stage::Waiting;
         self.view_change.sent = None;
         self.view_change.asked = 0;
-        self.view_change.dvcs.iter_mut().for_each(|dvc| *dvc = None);
+        self.view_change.dvcs.fill(&None);
         self.queue.clear();
         self.queued_bytes = 0;
         self.in_flight.clear();
@@ -347,9 +346,8 @@ impl<M: Machine> Replica<M> {
         let primary = self.primary_of(self.view);
         if primary == self.me {
             let mine = self.my_log();
-            let slot = &mut self.view_change.dvcs[usize::from(primary.0)];
-            if slot.is_none() {
-                *slot = Some(mine);
+            if !self.view_change.has_voted(primary) {
+                self.view_change.dvcs.set(primary, Some(mine));
             }
             return self.choose_log(effects);
         }
@@ -415,20 +413,20 @@ impl<M: Machine> Replica<M> {
             // Its sender saw a quorum that asks for this view.
             self.enter_view_change(view, effects);
         }
-        let slot = &mut self.view_change.dvcs[usize::from(from.0)];
-        if slot.is_some() {
+        if self.view_change.has_voted(from) {
             return self.ignore(Ignored::Duplicate);
         }
-        *slot = Some(DoViewChange { log_view, commit, present, nack, headers });
+        let said = DoViewChange { log_view, commit, present, nack, headers };
+        self.view_change.dvcs.set(from, Some(said));
         self.choose_log(effects);
     }
 
     fn choose_log(&mut self, effects: &mut Effects) {
-        let mine = self.view_change.dvcs[usize::from(self.me.0)].is_some();
-        let dvcs: Vec<&DoViewChange> = self.view_change.dvcs.iter().flatten().collect();
+        let mine = self.view_change.has_voted(self.me);
+        let dvcs: Vec<&DoViewChange> = self.view_change.dvcs.values().flatten().collect();
         if !mine
             || self.view_change.stage != Stage::Waiting
-            || dvcs.len() < usize::from(self.quorums.view_change)
+            || dvcs.len() < usize::from(self.members.quorums().view_change)
         {
             return;
         }
@@ -467,7 +465,7 @@ impl<M: Machine> Replica<M> {
             return Verdict::Keep;
         }
         let nacks = said.iter().filter(|(_, nack)| *nack).count();
-        if nacks >= usize::from(self.quorums.nack) { Verdict::Truncate } else { Verdict::Unknown }
+        if nacks >= usize::from(self.members.quorums().nack) { Verdict::Truncate } else { Verdict::Unknown }
     }
 
     fn install_suffix(&mut self, suffix: &[EntryHeader]) {
@@ -514,11 +512,11 @@ impl<M: Machine> Replica<M> {
         self.view_change.rounds = 0;
         self.view_change.asked = 0;
         self.timers.clear(Timer::ViewChange);
-        self.acked.fill(0);
+        self.acked.fill(&Acked::default());
         self.view_start = self.journal.head;
         let now = self.now.mono;
         self.progress = now;
-        self.peer_heard.fill(now);
+        self.peer_heard.fill(&now);
         self.restart_leases();
         self.advance_durable(effects);
         self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));

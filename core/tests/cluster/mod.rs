@@ -14,6 +14,7 @@ use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::*;
 use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Outcome, Publish};
 use tigerchat_core::wire::codec::Reader;
@@ -95,8 +96,6 @@ impl Cluster {
             cluster: CLUSTER,
             shard: SHARD,
             replica: ReplicaId(0),
-            replica_count: replicas,
-            replication_quorum: replicas / 2 + 1,
             pipeline: 4,
             sessions: 4,
             window: 4,
@@ -104,11 +103,13 @@ impl Cluster {
             limits,
         };
         let now = Now { mono: Instant(1_000_000_000), wall: UnixNanos(1_700_000_000_000_000_000) };
+        let members = Members::first(replicas, replicas / 2 + 1).unwrap();
         let outside = (0..replicas)
             .map(|at| {
                 let config = ShardConfig { replica: ReplicaId(u16::from(at)), ..config.clone() };
                 let mut disk = vec![0; usize::try_from(config.layout.file_size()).unwrap()];
-                disk[..SUPERBLOCK_ZONE].copy_from_slice(&Superblock::format(config.clone()).zone());
+                disk[..SUPERBLOCK_ZONE]
+                    .copy_from_slice(&Superblock::format(config.clone(), members.clone()).zone());
                 let pool = Pool::new(&pool_classes(&config, 8));
                 Outside { now, disk, pool, sent: VecDeque::new(), submitted: Vec::new(), stopped: None }
             })
