@@ -281,3 +281,49 @@ fn h28_every_flipped_bit_of_every_superblock_copy_is_survived() {
         bytes[range.clone()].copy_from_slice(&zone[range]);
     }
 }
+
+/// A replica that fell behind crashes in mid-transfer: what it had received it does not ask for again.
+#[test]
+fn a_state_transfer_goes_on_where_a_crash_ended_it() {
+    let blocks_until_whole = |crash_after: Option<usize>| {
+        let mut cluster = ready(3, 2);
+        cluster.crash(2);
+        cluster.pass(Duration::from_millis(100));
+        for number in 3..=56 {
+            let body = number.to_string().repeat(300);
+            let key = cluster.key(number);
+            cluster.request(&[say(key, &body)]).expect("two are a quorum");
+        }
+        cluster.start(2);
+        let mut blocks = 0;
+        let mut crash_after = crash_after;
+        for _ in 0..4_000 {
+            while (0..3).any(|at| cluster.complete_one(at)) {}
+            for (from, to, frame) in cluster.collect() {
+                blocks += usize::from(frame.header.command() == Command::Block && to == replica(2));
+                cluster.deliver(from, to, frame);
+                if crash_after == Some(blocks) {
+                    // What came before is on its disk.
+                    while cluster.complete_one(2) {}
+                    cluster.crash(2);
+                    cluster.start(2);
+                    crash_after = None;
+                }
+            }
+            if cluster.view(2).checkpoint > 0 && cluster.view(2).status == Status::Normal {
+                break;
+            }
+            cluster.only_time(Duration::from_millis(1));
+        }
+        cluster.pass(LONG);
+        assert_agree(&cluster);
+        blocks
+    };
+    let all = blocks_until_whole(None);
+    assert!(all >= 5, "a state of several parts: {all}");
+    for crash_after in 4..all {
+        // One more: the answer to the first question says what there is.
+        let blocks = blocks_until_whole(Some(crash_after));
+        assert!(blocks <= all + 2, "after {crash_after}: {blocks} parts in all instead of {all}");
+    }
+}

@@ -39,6 +39,14 @@ struct Image {
     op: u64,
     copy: u32,
     bytes: Vec<u8>,
+    /// Bytes of the whole: one that comes from a peer grows to it.
+    size: u64,
+    /// What a peer's must turn out to be: the first half of its digest.
+    promised: Option<u128>,
+    /// Parts at the front that lie on the disk already, from a transfer that a crash ended.
+    kept: u32,
+    /// Nobody wants it any more; its last writes have to end before another may begin.
+    abandoned: bool,
     /// Parts submitted, parts that are not durable yet.
     submitted: u32,
     in_flight: u32,
@@ -87,17 +95,67 @@ impl<M: Machine> Replica<M> {
         true
     }
 
-    /// Starts writing an image of our own or of a peer to the copy that is not in use.
-    pub(super) fn write_image(&mut self, op: u64, bytes: Vec<u8>, effects: &mut Effects) {
+    /// Starts writing an image of our own to the copy that is not in use.
+    fn write_image(&mut self, op: u64, bytes: Vec<u8>, effects: &mut Effects) {
+        let size = bytes.len() as u64;
         assert!(
-            bytes.len() <= self.config.layout.checkpoint_max(),
+            size <= self.config.layout.checkpoint_max() as u64,
             "format leaves room for the largest state"
         );
-        let copy = 1 - self.superblock.durable().checkpoint.copy;
-        let hash = Sha256::new();
-        let image = Image { op, copy, bytes, submitted: 0, in_flight: 0, failed: false, hash, named: None };
-        self.checkpointing.image = Some(image);
+        self.begin_image(op, size, bytes, None);
         self.checkpoint_turn(effects);
+    }
+
+    fn begin_image(&mut self, op: u64, size: u64, bytes: Vec<u8>, promised: Option<u128>) {
+        self.checkpointing.image = Some(Image {
+            op,
+            copy: 1 - self.superblock.durable().checkpoint.copy,
+            bytes,
+            size,
+            promised,
+            kept: 0,
+            abandoned: false,
+            submitted: 0,
+            in_flight: 0,
+            failed: false,
+            hash: Sha256::new(),
+            named: None,
+        });
+    }
+
+    /// An image that comes from a peer, part by part: each goes to the disk as it comes, so that a crash does not
+    /// lose what was transferred.
+    pub(super) fn begin_foreign_image(&mut self, op: u64, size: u64, promised: u128) {
+        let mut bytes = core::mem::take(&mut self.checkpointing.spare);
+        bytes.clear();
+        self.begin_image(op, size, bytes, Some(promised));
+    }
+
+    /// The next part of an image that comes from a peer; `kept`: it was read from our own disk.
+    pub(super) fn extend_image(&mut self, part: &[u8], kept: bool) {
+        let image = self.checkpointing.image.as_mut().expect("an image was begun");
+        image.bytes.extend_from_slice(part);
+        image.kept += u32::from(kept);
+    }
+
+    /// Bytes of the foreign image that are here.
+    pub(super) fn image_received(&self) -> u64 {
+        self.checkpointing.image.as_ref().map_or(0, |image| image.bytes.len() as u64)
+    }
+
+    /// Gives up an image; its copy may be written anew once its last writes have ended.
+    pub(super) fn abandon_image(&mut self) {
+        if let Some(image) = &mut self.checkpointing.image {
+            image.abandoned = true;
+        }
+        self.drop_abandoned_image();
+    }
+
+    fn drop_abandoned_image(&mut self) {
+        let ended = |image: &mut Image| image.abandoned && image.in_flight == 0;
+        if let Some(image) = self.checkpointing.image.take_if(ended) {
+            self.checkpointing.spare = image.bytes;
+        }
     }
 
     /// Submits the next parts. One digest over all is made along the way.
@@ -106,12 +164,19 @@ impl<M: Machine> Replica<M> {
         let chunk = self.chunk_bytes();
         let place = self.config.place(Zone::Checkpoint);
         let Some(image) = &mut self.checkpointing.image else { return };
-        while image.in_flight < IN_FLIGHT && !image.failed {
+        while image.in_flight < IN_FLIGHT && !image.failed && !image.abandoned {
             let start = image.submitted as usize * chunk;
-            if start >= image.bytes.len() {
+            let left = image.size.saturating_sub(start as u64);
+            let len = usize::try_from(left).unwrap_or(chunk).min(chunk);
+            if len == 0 || image.bytes.len() < start + len {
                 break;
             }
-            let part = &image.bytes[start..image.bytes.len().min(start + chunk)];
+            let part = &image.bytes[start..start + len];
+            if image.submitted < image.kept {
+                image.hash.update(part);
+                image.submitted += 1;
+                continue;
+            }
             let size = sector::sectors_for(part.len()) * SECTOR;
             let Some(mut draft) = self.pool.draft(size) else { return };
             draft.resize(size);
@@ -133,6 +198,7 @@ impl<M: Machine> Replica<M> {
             image.in_flight -= 1;
             image.failed |= !written;
         }
+        self.drop_abandoned_image();
     }
 
     /// After a while: writes an image again of which the disk refused a part.
@@ -146,16 +212,20 @@ impl<M: Machine> Replica<M> {
 
     /// Once all parts are durable the superblock may name the image.
     fn name_image(&mut self) {
-        let chunk = self.chunk_bytes();
+        let chunk = self.chunk_bytes() as u64;
         let Some(image) = &mut self.checkpointing.image else { return };
-        let all = image.submitted as usize * chunk >= image.bytes.len();
-        if !all || image.in_flight > 0 || image.failed || image.named.is_some() {
+        let all = u64::from(image.submitted) * chunk >= image.size;
+        if !all || image.in_flight > 0 || image.failed || image.abandoned || image.named.is_some() {
             return;
         }
         let digest = Digest(image.hash.clone().finalize().into());
-        let size = image.bytes.len() as u64;
-        let header = EntryHeader::read_from_prefix(&image.bytes).expect("an image begins with a header").0;
-        let checkpoint = CheckpointRef { header, digest, size, copy: image.copy };
+        let header = EntryHeader::read_from_prefix(&image.bytes).map(|(header, _)| header);
+        let header = header.ok().filter(|header| header.op.get() == image.op);
+        let (Some(header), true) = (header, image.promised.is_none_or(|half| half == digest.half())) else {
+            // Not what the peer promised, or not what was kept: from the beginning.
+            return self.transfer_was_wrong();
+        };
+        let checkpoint = CheckpointRef { header, digest, size: image.size, copy: image.copy };
         image.named = Some(checkpoint);
         let commit = self.commit_max;
         // While a view changes, the log that the superblock speaks of is not the one in memory.

@@ -71,7 +71,7 @@ impl<M: Machine> Replica<M> {
     /// Asks for what is missing, unless an earlier request is still being answered.
     pub(super) fn repair_turn(&mut self, effects: &mut Effects) {
         if self.sync.is_some() {
-            return self.sync_turn(effects);
+            return;
         }
         if self.state_lost {
             let from = self.repair_peer();

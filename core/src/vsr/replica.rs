@@ -411,6 +411,7 @@ impl<M: Machine> Replica<M> {
                 }
             }
             Waits::CheckpointWritten { chunk } => self.on_checkpoint_written(chunk, result.is_ok()),
+            Waits::CheckpointKept { chunk } => self.on_kept_part(chunk, result.ok().flatten(), effects),
             Waits::CheckpointRead { chunk } => self.on_checkpoint_read(chunk, result.ok().flatten(), effects),
             Waits::SlotRecovered { .. } | Waits::CheckpointRecovered { .. } | Waits::Synced => {
                 self.on_recovered(waits, result.ok().flatten(), effects);

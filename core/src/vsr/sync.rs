@@ -6,10 +6,7 @@
 //! The one law: **nothing of our own is given up before the peer's checkpoint is durable here and named by our
 //! superblock** (H13, H37). While it lasts this replica acknowledges nothing.
 
-use alloc::vec::Vec;
 use core::fmt;
-
-use zerocopy::FromBytes;
 
 use super::machine::Machine;
 use super::replica::{Ignored, Replica, Status, Timer};
@@ -19,7 +16,6 @@ use crate::pool::Message;
 use crate::store::layout::{PAYLOAD, SECTOR};
 use crate::store::sector::{self, Found, Zone};
 use crate::types::ReplicaId;
-use crate::wire::entry::{Digest, EntryHeader};
 use crate::wire::frame::{Command, Frame};
 
 const GONE: u16 = 1;
@@ -33,20 +29,34 @@ pub(super) struct Sync {
     op: u64,
     size: u64,
     digest_half: u128,
-    received: Vec<u8>,
+    /// The next part may lie on our own disk, from a transfer that a crash ended.
+    resuming: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Asking a peer for the next part.
     Receiving,
-    /// Complete and verified; waits until our own checkpoint is out of the way, then until it is durable.
+    /// Looking for the next part on our own disk.
+    Looking,
+    /// All is here; waits until it is durable.
     Installing,
+}
+
+impl Sync {
+    fn new(from: ReplicaId) -> Self {
+        Self { from, stage: Stage::Receiving, op: 0, size: 0, digest_half: 0, resuming: true }
+    }
+
+    /// Begins anew, with whatever the next answer offers.
+    fn restart(&mut self) {
+        (self.stage, self.op, self.size, self.digest_half) = (Stage::Receiving, 0, 0, 0);
+    }
 }
 
 impl fmt::Display for Sync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, stage, op, size, received, .. } = self;
-        write!(f, "{stage:?} op {op} from replica {}: {} of {size} bytes", from.0, received.len())
+        write!(f, "{:?} op {} from replica {}, {} bytes in all", self.stage, self.op, self.from.0, self.size)
     }
 }
 
@@ -55,18 +65,17 @@ impl<M: Machine> Replica<M> {
         if self.sync.is_some() || self.status == Status::Recovering {
             return;
         }
-        let (stage, received) = (Stage::Receiving, Vec::new());
-        self.sync = Some(Sync { from, stage, op: 0, size: 0, digest_half: 0, received });
+        self.sync = Some(Sync::new(from));
         self.ask_for_block(effects);
     }
 
     /// Asks for the next part, or (by the repair timer) for the same one again.
     pub(super) fn ask_for_block(&mut self, effects: &mut Effects) {
-        let chunk_bytes = self.chunk_bytes();
         let Some(sync) = self.sync.as_ref().filter(|sync| sync.stage == Stage::Receiving) else { return };
+        let received = if sync.op == 0 { 0 } else { self.image_received() };
         let mut frame = self.frame(Command::RequestBlocks);
         frame.header.op = sync.op.into();
-        frame.header.a = ((sync.received.len() / chunk_bytes) as u64).into();
+        frame.header.a = (received / self.chunk_bytes() as u64).into();
         self.send(sync.from, frame, effects);
         let after = self.jittered(self.timeouts.resend);
         self.timers.set(Timer::Repair, self.in_a(after));
@@ -141,14 +150,18 @@ impl<M: Machine> Replica<M> {
     /// The payload of a part of our checkpoint, every sector checked.
     pub(super) fn unseal_chunk(&self, chunk: u32, image: &[u8]) -> Option<Message> {
         let checkpoint = self.superblock.durable().checkpoint;
+        self.unseal_part(checkpoint.copy, checkpoint.op(), checkpoint.size, chunk, image)
+    }
+
+    fn unseal_part(&self, copy: u32, op: u64, size: u64, chunk: u32, image: &[u8]) -> Option<Message> {
         let place = self.config.place(Zone::Checkpoint);
-        let offset = self.checkpoint_chunk_offset(checkpoint.copy, chunk);
+        let offset = self.checkpoint_chunk_offset(copy, chunk);
         let start = u64::from(chunk) * self.chunk_bytes() as u64;
-        let len = usize::try_from(checkpoint.size.checked_sub(start)?).ok()?.min(self.chunk_bytes());
+        let len = usize::try_from(size.checked_sub(start)?).ok()?.min(self.chunk_bytes());
         let mut payload = self.pool.draft(sector::sectors_for(len) * PAYLOAD)?;
         for (index, bytes) in image.chunks(SECTOR).enumerate() {
             match sector::open(place, offset + (index * SECTOR) as u64, bytes) {
-                Found::Valid(stamp) if stamp.op == checkpoint.op() => {
+                Found::Valid(stamp) if stamp.op == op => {
                     payload.extend(&bytes[..PAYLOAD]).ok()?;
                 }
                 _ => return None,
@@ -158,24 +171,26 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_block(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
-        let chunk_bytes = self.chunk_bytes();
-        let max = self.config.layout.checkpoint_max() as u64;
+        let header = &frame.header;
+        let busy = self.is_writing_image();
         // A lost state may be had again as it was.
         let least = self.commit_min() + u64::from(!self.state_lost);
         let lost = self.state_lost;
-        let header = &frame.header;
         let Some(sync) =
             self.sync.as_mut().filter(|sync| sync.from == from && sync.stage == Stage::Receiving)
         else {
             return self.ignore(Ignored::NotNow);
         };
-        if header.flags.get() & GONE != 0 {
-            // The peer made a newer checkpoint meanwhile: begin again with that.
-            (sync.op, sync.size, sync.digest_half) = (0, 0, 0);
-            sync.received.clear();
-            return self.ask_for_block(effects);
-        }
         let (op, size, half) = (header.op.get(), header.b.get(), header.nonce.get());
+        if header.flags.get() & GONE != 0 {
+            if op > sync.op {
+                // The peer made a newer checkpoint meanwhile: begin again with that.
+                sync.restart();
+                self.abandon_image();
+                self.ask_for_block(effects);
+            }
+            return;
+        }
         if sync.op == 0 {
             if op < least {
                 if !lost {
@@ -184,64 +199,97 @@ impl<M: Machine> Replica<M> {
                 // Else whoever is asked next, when the timer ends, may be further.
                 return self.ignore(Ignored::NotNow);
             }
+            if busy || size == 0 || size > self.config.layout.checkpoint_max() as u64 {
+                // Our own checkpoint has to be out of the way first; the timer asks again.
+                return self.ignore(Ignored::NotNow);
+            }
             (sync.op, sync.size, sync.digest_half) = (op, size, half);
+            self.begin_foreign_image(op, size, half);
         }
-        let next = (sync.received.len() / chunk_bytes) as u64 == header.a.get();
-        let same = (sync.op, sync.size, sync.digest_half) == (op, size, half) && size <= max;
-        let left = size.saturating_sub(sync.received.len() as u64).min(chunk_bytes as u64);
+        self.take_part(frame, effects);
+    }
+
+    fn take_part(&mut self, frame: &Frame, effects: &mut Effects) {
+        let (header, chunk_bytes) = (&frame.header, self.chunk_bytes() as u64);
+        let received = self.image_received();
+        let Some(sync) = &self.sync else { return };
+        let offered = (header.op.get(), header.b.get(), header.nonce.get());
+        let same = (sync.op, sync.size, sync.digest_half) == offered;
+        let next = received.is_multiple_of(chunk_bytes) && received / chunk_bytes == header.a.get();
+        let left = sync.size.saturating_sub(received).min(chunk_bytes);
         if !next || !same || frame.body().len() as u64 != left || left == 0 {
             return self.ignore(Ignored::Mismatch);
         }
-        sync.received.extend_from_slice(frame.body());
-        if (sync.received.len() as u64) < size {
-            return self.ask_for_block(effects);
-        }
-        let whole = Digest::of(&sync.received).half() == sync.digest_half
-            && EntryHeader::read_from_prefix(&sync.received)
-                .is_ok_and(|(header, _)| header.op.get() == sync.op);
-        if whole {
-            sync.stage = Stage::Installing;
-        } else {
-            self.sync = None;
-            self.ignore(Ignored::Mismatch);
-        }
+        self.extend_image(frame.body(), false);
+        self.next_part(effects);
     }
 
-    /// A checkpoint that came whole is written once our own is out of the way.
-    pub(super) fn sync_turn(&mut self, effects: &mut Effects) {
-        if self.is_writing_image() {
+    /// What comes after the part that was just taken: another one from our own disk or from the peer, or the end.
+    fn next_part(&mut self, effects: &mut Effects) {
+        self.checkpoint_turn(effects);
+        let received = self.image_received();
+        let chunk_bytes = self.chunk_bytes() as u64;
+        let copy = 1 - self.superblock.durable().checkpoint.copy;
+        let Some(sync) = &mut self.sync else { return };
+        if received >= sync.size {
+            sync.stage = Stage::Installing;
             return;
         }
-        let Some(sync) = self.sync.as_mut().filter(|sync| sync.stage == Stage::Installing) else { return };
-        if sync.received.is_empty() {
-            return;
+        sync.stage = Stage::Receiving;
+        if !sync.resuming {
+            return self.ask_for_block(effects);
         }
-        let (op, bytes) = (sync.op, core::mem::take(&mut sync.received));
-        self.write_image(op, bytes, effects);
+        let left = usize::try_from((sync.size - received).min(chunk_bytes)).expect("a part fits memory");
+        let bytes = sector::sectors_for(left) * SECTOR;
+        let Some(mut into) = self.pool.draft(bytes) else { return self.ask_for_block(effects) };
+        into.resize(bytes);
+        sync.stage = Stage::Looking;
+        let chunk = u32::try_from(received / chunk_bytes).expect("below the size over the part");
+        let (token, offset) =
+            (Waits::CheckpointKept { chunk }.token(), self.checkpoint_chunk_offset(copy, chunk));
+        Self::submit(effects, DiskOp::Read { token, offset, into });
+    }
+
+    /// A part that an earlier transfer of the same checkpoint left on our disk, or not.
+    pub(super) fn on_kept_part(&mut self, chunk: u32, read: Option<Message>, effects: &mut Effects) {
+        let copy = 1 - self.superblock.durable().checkpoint.copy;
+        let expected = self.image_received() / self.chunk_bytes() as u64 == u64::from(chunk);
+        let Some(sync) = self.sync.as_ref().filter(|sync| sync.stage == Stage::Looking && expected) else {
+            return;
+        };
+        let (op, size) = (sync.op, sync.size);
+        let part = read.and_then(|image| self.unseal_part(copy, op, size, chunk, &image));
+        if let Some(part) = part {
+            self.extend_image(&part, true);
+        } else if let Some(sync) = &mut self.sync {
+            sync.resuming = false;
+        }
+        self.next_part(effects);
+    }
+
+    /// What was put together is not what was promised: a part of it was of another checkpoint. Once more, all of it
+    /// from the peer.
+    pub(super) fn transfer_was_wrong(&mut self) {
+        self.ignore(Ignored::Mismatch);
+        self.abandon_image();
+        if let Some(sync) = &mut self.sync {
+            sync.restart();
+            sync.resuming = false;
+        }
+        let again = self.jittered(self.timeouts.resend);
+        self.timers.set(Timer::Repair, self.in_a(again));
     }
 
     /// The peer's checkpoint is ours now.
     pub(super) fn sync_settled(&mut self, effects: &mut Effects) {
-        let installing = self.sync.as_ref().is_some_and(|sync| {
-            sync.stage == Stage::Installing
-                && sync.received.is_empty()
-                && sync.op == self.superblock.durable().checkpoint.op()
-        });
-        if !installing {
-            // Our own checkpoint became durable while a transfer was under way.
-            if self
-                .sync
-                .as_ref()
-                .is_some_and(|sync| !sync.received.is_empty() || sync.stage == Stage::Receiving)
-            {
-                self.take_named_image().into_iter().for_each(|bytes| {
-                    self.journal.base = self.superblock.durable().checkpoint.op();
-                    self.keep_spare(bytes);
-                });
-            }
-            return;
-        }
+        let Some(sync) = &self.sync else { return };
+        let foreign = sync.stage == Stage::Installing;
         let Some(bytes) = self.take_named_image() else { return };
+        if !foreign {
+            // Our own checkpoint became durable while a transfer was about to begin.
+            self.journal.base = self.superblock.durable().checkpoint.op();
+            return self.keep_spare(bytes);
+        }
         self.sync = None;
         self.state_lost = false;
         let Ok(header) = self.load_image(&bytes) else {

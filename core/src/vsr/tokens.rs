@@ -18,6 +18,8 @@ pub(super) enum Waits {
     CheckpointRecovered { chunk: u32 },
     /// A part of our checkpoint was read for a peer.
     CheckpointRead { chunk: u32 },
+    /// A part that an earlier state transfer left on the disk was read.
+    CheckpointKept { chunk: u32 },
     /// Everything that opening read is durable.
     Synced,
 }
@@ -33,6 +35,7 @@ impl Waits {
             Self::CheckpointRecovered { chunk } => (6, chunk),
             Self::CheckpointRead { chunk } => (7, chunk),
             Self::Synced => (8, 0),
+            Self::CheckpointKept { chunk } => (9, chunk),
         };
         Token(kind << 32 | u64::from(number))
     }
@@ -50,6 +53,7 @@ impl Waits {
             6 => Self::CheckpointRecovered { chunk: number },
             7 => Self::CheckpointRead { chunk: number },
             8 => Self::Synced,
+            9 => Self::CheckpointKept { chunk: number },
             _ => panic!("a token that no replica made: {token:?}"),
         }
     }
