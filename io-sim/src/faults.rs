@@ -104,6 +104,7 @@ impl Plan {
         let partitions = random.chance(self.partitions).then(|| Partitions::draw(&mut random));
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
+        let ambushes = random.chance(self.crashes / 2).then(|| ms(500..=3_000, &mut random));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
         let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, &shape));
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
@@ -123,6 +124,7 @@ impl Plan {
             frames,
             partitions,
             crashes,
+            ambushes,
             slow_disk,
             damage,
             disk_errors,
@@ -148,6 +150,8 @@ pub struct Drawn {
     pub frames: Option<FrameFaults>,
     pub partitions: Option<Partitions>,
     pub crashes: Option<Crashes>,
+    /// Mean time between ambushes ([`crate::ambush`]).
+    pub ambushes: Option<Duration>,
     pub slow_disk: Option<SlowDisk>,
     pub damage: Option<Damage>,
     pub disk_errors: Option<DiskErrors>,

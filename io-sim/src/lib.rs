@@ -8,6 +8,7 @@
 //! table in random order; every random number comes from a stream that the seed and a purpose name.
 #![forbid(unsafe_code)]
 
+mod ambush;
 pub mod clock;
 pub mod connections;
 pub mod damage;

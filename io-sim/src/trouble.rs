@@ -27,6 +27,9 @@ pub enum Trouble {
     FastDisk,
     Damage,
     FullDisk,
+    Ambush,
+    /// The end of an ambush: the links that were cut, and the quorum that was alone.
+    Spring(Vec<(Place, Place)>, Vec<Place>),
 }
 
 /// Points of the protocol at which a crash is told apart by what had left before it.
@@ -61,6 +64,7 @@ impl World<'_> {
             (self.drawn.pauses.as_ref().map(|knob| knob.every), Trouble::Pause),
             (self.drawn.slow_disk.as_ref().map(|knob| knob.spell), Trouble::SlowDisk),
             (self.drawn.damage.as_ref().map(|knob| knob.every), Trouble::Damage),
+            (self.drawn.crashes.as_ref().and(self.drawn.ambushes), Trouble::Ambush),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
         ];
         for (mean, trouble) in kinds {
@@ -76,7 +80,7 @@ impl World<'_> {
     }
 
     pub(crate) fn make_trouble(&mut self, trouble: Trouble) {
-        if let Trouble::Mend(links) = &trouble {
+        if let Trouble::Mend(links) | Trouble::Spring(links, _) = &trouble {
             links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, false));
         }
         if self.healed {
@@ -91,6 +95,8 @@ impl World<'_> {
             Trouble::FastDisk => self.change_disk(false),
             Trouble::Damage => self.some_damage(),
             Trouble::FullDisk => self.some_full_disk(),
+            Trouble::Ambush => self.lay_ambush(),
+            Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }
     }
 
@@ -167,6 +173,17 @@ impl World<'_> {
         } else {
             self.random.duration(&knobs.down)
         };
+        self.start_after(place, delay);
+    }
+
+    /// Crashes a process that comes back at once.
+    pub(crate) fn fall_and_rise(&mut self, place: Place, power: bool) {
+        let was_up = self.processes[place].is_up();
+        self.crash(place, power);
+        if was_up && place < self.replicas() {
+            self.harm_who_fell(place);
+        }
+        let delay = Duration::from_micros(self.random.within(0..=3_000));
         self.start_after(place, delay);
     }
 

@@ -110,6 +110,8 @@ pub struct World<'a> {
     pub crashes: u64,
     /// Views in which some replica was normal.
     pub views: BTreeSet<u64>,
+    /// How many of them there were when last looked at.
+    pub(crate) views_seen: usize,
     pub leak: Option<String>,
     /// The observer had enough.
     pub stopped: bool,
@@ -165,6 +167,7 @@ impl<'a> World<'a> {
             healed: false,
             crashes: 0,
             views: BTreeSet::new(),
+            views_seen: 1,
             leak: None,
             stopped: false,
             events: 0,
@@ -403,6 +406,7 @@ impl<'a> World<'a> {
             self.watches[place].look(id, replica, &mut self.views, |what| seen.push(what));
         }
         seen.into_iter().for_each(|what| self.observe(what));
+        self.perhaps_ambush_new_view();
     }
 
     /// Carries out what a turn wanted, until the process crashes.
