@@ -80,6 +80,16 @@ registry! {
     KindUnknown = 15004, "kind_unknown", false, "this release knows no message of that kind", "use a newer server";
     ContentTypeInvalid = 15005, "content_type_invalid", false, "a content type is at most 64 bytes", "use a shorter one";
     HostRefused = 16001, "host_refused", false, "the Host or Origin header names another site", "open the address that the server printed";
+    ConfigChanged = 16002, "config_changed", false, "the members are no longer those that this change is for", "look at the members, then decide again";
+    ChangeInFlight = 16003, "change_in_flight", true, "another change of members is not finished", "retry when it is";
+    PrimaryNotSettled = 16004, "primary_not_settled", true, "the primary has not yet committed an entry of its own view and members", "retry after a pause";
+    ReplicaUnknown = 16005, "replica_unknown", false, "no such replica is a member, or it is not a voter", "look at the members";
+    ReplicaIdUsed = 16006, "replica_id_used", false, "this replica id was given away before, and ids are never reused", "format the new replica with a higher id";
+    ReplicaNotStandby = 16007, "replica_not_standby", false, "only a standby can be promoted", "look at the members";
+    NotCaughtUp = 16008, "not_caught_up", true, "the standby has not caught up with the log", "retry when it has";
+    NoHealthyQuorum = 16009, "no_healthy_quorum", true, "without the replica that leaves, too few voters follow the primary to go on", "bring another voter back first";
+    QuorumsUnsafe = 16010, "quorums_unsafe", false, "no quorums of the voters after this change intersect with those before", "change one voter at a time, and keep at least one";
+    TooManyReplicas = 16011, "too_many_replicas", false, "a shard has at most 7 voters and 8 members", "remove one first";
 }
 
 impl ErrorCode {

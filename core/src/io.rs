@@ -65,6 +65,8 @@ pub enum Fatal {
     SuperblockLost,
     /// The checkpoint that the superblock names can't be read, and there is no peer to repair it from.
     CheckpointLost,
+    /// It is no member of its shard any more.
+    Removed,
 }
 
 /// What a replica wants done.

@@ -4,7 +4,8 @@
 //! is durable** (H36, H37): `journal.base` moves then and not before. All replicas make the checkpoint of an op
 //! from the same bytes (I12).
 //!
-//! Image: header of the op's entry (128), length of the sessions (u64), sessions, state of the machine.
+//! Image: header of the op's entry (128), length of the sessions (u64), sessions, length of the
+//! members (u32), members as the log says last (none: those of format), state of the machine.
 
 use alloc::vec::Vec;
 
@@ -90,6 +91,11 @@ impl<M: Machine> Replica<M> {
         self.sessions.encode(&mut bytes);
         let sessions = (bytes.len() - ENTRY_HEADER - 8) as u64;
         bytes[ENTRY_HEADER..ENTRY_HEADER + 8].copy_from_slice(&sessions.to_le_bytes());
+        let at = bytes.len() + 4;
+        bytes.extend_from_slice(&[0; 4]);
+        self.reconfiguration.encode(&mut bytes);
+        let members = u32::try_from(bytes.len() - at).expect("few members");
+        bytes[at - 4..at].copy_from_slice(&members.to_le_bytes());
         self.machine.encode(&mut bytes);
         self.write_image(op, bytes, effects);
         true
@@ -269,7 +275,7 @@ impl<M: Machine> Replica<M> {
         self.checkpointing.image.is_some()
     }
 
-    /// Replaces sessions and machine by those of an image whose digest was checked.
+    /// Replaces sessions, members and machine by those of an image whose digest was checked.
     pub(super) fn load_image(&mut self, bytes: &[u8]) -> Result<EntryHeader, Malformed> {
         let (header, rest) = EntryHeader::read_from_prefix(bytes).map_err(|_| Malformed)?;
         let mut reader = Reader::new(rest);
@@ -277,6 +283,7 @@ impl<M: Machine> Replica<M> {
         let mut sessions = Reader::new(reader.take(sessions)?);
         self.sessions.decode(&mut sessions)?;
         sessions.finish()?;
+        self.load_members(reader.long()?)?;
         self.machine.decode(reader.rest())?;
         Ok(header)
     }

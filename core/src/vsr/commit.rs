@@ -44,9 +44,11 @@ impl<M: Machine> Replica<M> {
                 Some(RequestKind::Commands) => self.execute_commands(&mut at, &request, commands, effects),
                 Some(RequestKind::Register) => self.execute_register(&mut at, client, effects),
                 Some(RequestKind::Expire) => self.execute_expire(&mut at, client, session, 2, effects),
+                Some(RequestKind::Reconfigure) => self.execute_reconfigure(commands),
                 None => {}
             }
         }
+        self.reconfiguration.note_executed(header.view.get(), header.config.get());
         self.executed = header;
         self.executed_digest = self.journal.digest(op).expect("linked");
         self.forget_in_flight(op);

@@ -4,7 +4,7 @@
 //!
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
 //! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `repair`, `checkpoint`,
-//! `sync` (state transfer), `recovery` (opening). Leaves without a replica: `journal`, `membership`, `quorum`,
+//! `sync` (state transfer), `recovery` (opening), `reconfigure` (members). Leaves without a replica: `journal`, `membership`, `quorum`,
 //! `sessions`, `timers`, `superblock` (the writer). `waits` tells a person what a replica waits for.
 
 mod checkpoint;
@@ -17,6 +17,7 @@ mod normal;
 pub mod offline;
 pub mod quorum;
 pub(crate) mod reads;
+mod reconfigure;
 mod recovery;
 mod repair;
 pub mod replica;

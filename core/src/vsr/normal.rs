@@ -3,6 +3,8 @@
 //! The one law: **`prepare_ok` leaves after the entry and everything below it is durable here** (H04), in the
 //! view that was durable before (H03). An acknowledgement therefore speaks for the whole log up to its op.
 
+use alloc::vec::Vec;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::PIPELINE_MAX;
@@ -29,6 +31,10 @@ pub(super) enum Pending {
         payload: Message,
         came: Instant,
     },
+    /// The members from the next entry on; empty: an entry that changes nothing.
+    Reconfigure {
+        body: Vec<u8>,
+    },
     /// A session's lease ran out.
     Expire {
         client: u64,
@@ -41,6 +47,7 @@ impl Pending {
         match self {
             Self::Request { payload, .. } => payload.len(),
             Self::Expire { .. } => REQUEST_HEADER,
+            Self::Reconfigure { body } => REQUEST_HEADER + body.len(),
         }
     }
 }
@@ -85,7 +92,13 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn enqueue(&mut self, pending: Pending) {
+    /// Changes that waited are for other members.
+    pub(super) fn drop_changes(&mut self) {
+        self.queue.retain(|pending| !matches!(pending, Pending::Reconfigure { .. }));
+        self.queued_bytes = self.queue.iter().map(Pending::size).sum();
+    }
+
+    pub(super) fn enqueue(&mut self, pending: Pending) {
         if self.queue.len() == self.queue.capacity() {
             return self.ignore(Ignored::NoRoom);
         }
@@ -147,7 +160,7 @@ impl<M: Machine> Replica<M> {
 
     /// Primary: makes entries of what waits, as far as the pipeline and the log have room.
     pub(super) fn build_entries(&mut self, effects: &mut Effects) {
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() && !self.is_between_members() {
             let flying = self.journal.head - self.commit_max;
             let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
             let wanted = flying < EAGER || full_batch;
@@ -196,8 +209,16 @@ impl<M: Machine> Replica<M> {
                     self.stages_mut().batch_wait += u64::try_from(waited).unwrap_or(u64::MAX);
                     self.stages_mut().requests += 1;
                 }
+                Pending::Reconfigure { body } => {
+                    let request = own_request(RequestKind::Reconfigure, 0, 0, &body);
+                    draft.extend(request.as_bytes()).expect("measured");
+                    draft.extend(&body).expect("measured");
+                    self.reconfiguration.was_proposed(op, &body);
+                }
                 Pending::Expire { client, session } => {
-                    draft.extend(expire_request(client, session).as_bytes()).expect("measured");
+                    draft
+                        .extend(own_request(RequestKind::Expire, client, session, &[]).as_bytes())
+                        .expect("measured");
                 }
             }
         }
@@ -357,7 +378,9 @@ impl<M: Machine> Replica<M> {
     /// An op is committed when a replication quorum has it durable: the quorum-th highest acknowledgement.
     fn count_quorum(&mut self) {
         let mut acked = [0; 7];
-        acked.iter_mut().zip(self.acked.values()).for_each(|(into, acked)| *into = acked.op);
+        let counted = self.members.voters().filter(|id| self.reconfiguration.counts(*id));
+        let ops = counted.map(|id| self.acked.get(id).map_or(0, |acked| acked.op));
+        acked.iter_mut().zip(ops).for_each(|(into, op)| *into = op);
         acked.sort_unstable_by(|a, b| b.cmp(a));
         let committed = acked[usize::from(self.members.quorums().replication) - 1];
         if committed > self.commit_max {
@@ -495,6 +518,10 @@ impl<M: Machine> Replica<M> {
             return self.ask_view_change(self.view + 1, effects);
         }
         self.ask_round_again(effects);
+        self.say_heartbeat(effects);
+    }
+
+    pub(super) fn say_heartbeat(&self, effects: &mut Effects) {
         let mut frame = self.frame(Command::Commit);
         frame.header.op = self.journal.head.into();
         frame.header.a = self.superblock.durable().checkpoint.op().into();
@@ -590,6 +617,10 @@ impl<M: Machine> Replica<M> {
                 self.send_eviction(edge, session, 1, effects);
             }
         }
+        if frame.header.config.get() < self.members.number {
+            let told = self.members_frame(true);
+            effects.extend(told.map(|frame| Effect::Send { to: Address::Edge(edge), frame }));
+        }
         self.send_pong_client(edge, frame, effects);
     }
 
@@ -667,7 +698,7 @@ fn well_formed(payload: &[u8], edge: EdgeId) -> Option<(RequestHeader, &[u8])> {
         RequestKind::Register => {
             request.number.get() == 0 && request.session.get() == 0 && commands.is_empty()
         }
-        RequestKind::Expire => false,
+        RequestKind::Expire | RequestKind::Reconfigure => false,
     };
     let whole = request.client.get() == edge.0
         && request.size.get() as usize == commands.len()
@@ -675,15 +706,14 @@ fn well_formed(payload: &[u8], edge: EdgeId) -> Option<(RequestHeader, &[u8])> {
     (numbered && whole).then_some((request, commands))
 }
 
-fn expire_request(client: u64, session: u64) -> RequestHeader {
-    let digest = RequestHeader::digest_of(&[]).into();
-    let kind = (RequestKind::Expire as u32).into();
+/// A request that the primary makes itself.
+fn own_request(kind: RequestKind, client: u64, session: u64, body: &[u8]) -> RequestHeader {
     RequestHeader {
         client: client.into(),
         session: session.into(),
         number: 0.into(),
-        size: 0.into(),
-        kind,
-        digest,
+        size: u32::try_from(body.len()).expect("bounded by the entry").into(),
+        kind: (kind as u32).into(),
+        digest: RequestHeader::digest_of(body).into(),
     }
 }

@@ -114,6 +114,8 @@ fn run(replica: &mut Replica<Chat>, read: &mut ReadAt<'_>, mut effects: Effects)
                     (token, if whole { Ok(Some(into.seal())) } else { Err(DiskError::Read) })
                 }
                 Effect::Disk(DiskOp::Write { token, .. } | DiskOp::Sync { token }) => (token, Ok(None)),
+                // A file that was left behind is read like any other.
+                Effect::Stop(Fatal::Removed) => continue,
                 Effect::Stop(why) => return Err(ReadError::Fatal(why)),
                 Effect::Send { .. } => continue,
             };

@@ -61,6 +61,10 @@ impl ReadIndex {
         Self { round: 0, confirmed, asked: None, waiting: Vec::new() }
     }
 
+    pub(super) fn reshape(&mut self, members: &Members) {
+        self.confirmed.reshape(members.voters());
+    }
+
     /// The view is over: whoever waits asks the next primary.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();

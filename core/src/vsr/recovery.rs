@@ -234,10 +234,16 @@ impl<M: Machine> Replica<M> {
         }
     }
 
+    /// Read and durable, but not told yet who the shard is.
+    pub(super) fn waits_for_members(&self) -> bool {
+        let read = self.recovery.as_ref().is_some_and(|recovery| recovery.stage == Stage::Done);
+        read && self.superblock.is_settled() && self.members.is_unknown()
+    }
+
     /// All was read and is durable, and so is the new incarnation: decide.
     pub(super) fn finish_recovery(&mut self, effects: &mut Effects) {
         let ready = self.recovery.as_ref().is_some_and(|recovery| recovery.stage == Stage::Done);
-        if !ready || !self.superblock.is_settled() {
+        if !ready || !self.superblock.is_settled() || self.members.is_unknown() {
             return;
         }
         let found = self.recovery.take().expect("ready").found;
@@ -340,7 +346,10 @@ impl<M: Machine> Replica<M> {
 
     /// Takes part again, as what the superblock says; never as the primary that it was (H05).
     pub(super) fn begin(&mut self, effects: &mut Effects) {
-        let first_start = self.incarnation() == 1;
+        if self.members.get(self.me).is_none() {
+            return effects.push(Effect::Stop(Fatal::Removed));
+        }
+        let first_start = self.incarnation() == 1 && self.members.number == 0;
         let was_primary = self.primary_of(self.view) == self.me;
         let alone = self.is_alone();
         if self.view == self.log_view && (!was_primary || alone || first_start) {

@@ -19,6 +19,7 @@ use super::machine::Machine;
 use super::membership::{ByMember, Members};
 use super::normal::{Acked, Pending};
 use super::reads::ReadIndex;
+use super::reconfigure::Reconfiguration;
 use super::recovery::Recovery;
 use super::repair::Repair;
 use super::sessions::Sessions;
@@ -102,12 +103,14 @@ pub enum Ignored {
     Duplicate,
     /// A queue, the pool or the log has no room.
     NoRoom,
+    /// A vote or an acknowledgement by other members than ours.
+    OtherMembers,
     /// A digest that does not match.
     Mismatch,
 }
 
 /// How many ways to be ignored there are.
-pub const IGNORED: usize = 9;
+pub const IGNORED: usize = 10;
 
 /// What an observer (status page, simulator) may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +161,7 @@ pub struct Replica<M> {
     pub(super) me: ReplicaId,
     /// Those of the durable superblock.
     pub(super) members: Members,
+    pub(super) reconfiguration: Reconfiguration,
     pub(super) timeouts: Timeouts,
     pub(super) pool: Pool,
     pub(super) random: ChaCha8Rng,
@@ -254,7 +258,7 @@ impl<M: Machine> Replica<M> {
             durable_op: 0,
             acknowledged: 0,
             ok_due: false,
-            acked: ByMember::new(members.voters(), &Acked::default()),
+            acked: ByMember::new(members.ids(), &Acked::default()),
             progress: Instant::default(),
             view_start: 0,
             queue: VecDeque::with_capacity(usize::from(config.sessions) * usize::from(config.window)),
@@ -282,6 +286,7 @@ impl<M: Machine> Replica<M> {
             ignored: [0; IGNORED],
             stages: Stages::default(),
             members,
+            reconfiguration: Reconfiguration::default(),
             superblock,
             timeouts,
             config,
@@ -355,8 +360,18 @@ impl<M: Machine> Replica<M> {
         match from {
             Address::Edge(edge) => self.on_edge_frame(edge, &frame, effects),
             Address::Replica { replica, .. } => {
+                if self.status == Status::Recovering && !self.waits_for_members() {
+                    return self.ignore(Ignored::NotNow);
+                }
+                let same = self.compare_members(replica, header.config.get(), effects);
+                if header.command() == Command::Members {
+                    return self.on_members(&frame);
+                }
                 if replica == self.me || self.peer_heard.get(replica).is_none() {
                     return self.ignore(Ignored::Stranger);
+                }
+                if !same && is_vote(header.command()) {
+                    return self.ignore(Ignored::OtherMembers);
                 }
                 if self.status == Status::Recovering {
                     return self.ignore(Ignored::NotNow);
@@ -373,6 +388,7 @@ impl<M: Machine> Replica<M> {
             Command::Request => self.on_request(edge, frame, effects),
             Command::Follow => self.on_follow(edge, frame, effects),
             Command::Query => self.on_query(edge, frame, effects),
+            Command::Reconfigure => self.on_reconfigure(edge, frame, effects),
             _ => self.ignore(Ignored::NotNow),
         }
     }
@@ -424,6 +440,7 @@ impl<M: Machine> Replica<M> {
         self.checkpoint_settled();
         self.sync_settled(effects);
         self.view_change_settled(effects);
+        self.members_settled(effects);
     }
 
     #[must_use]
@@ -517,7 +534,7 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn primary_of(&self, view: u64) -> ReplicaId {
-        self.members.primary_of(view)
+        if self.members.is_unknown() { self.me } else { self.members.primary_of(view) }
     }
 
     pub(super) fn is_primary(&self) -> bool {
@@ -575,6 +592,14 @@ impl<M: Machine> Replica<M> {
     pub(super) fn submit(effects: &mut Effects, op: DiskOp) {
         effects.push(Effect::Disk(op));
     }
+}
+
+/// What counts only among replicas that act by the same members (I29).
+fn is_vote(command: Command) -> bool {
+    matches!(
+        command,
+        Command::PrepareOk | Command::StartViewChange | Command::DoViewChange | Command::StartView
+    )
 }
 
 /// The pool that one replica needs: the sum of what each holder may hold. `incoming` buffers of each class are

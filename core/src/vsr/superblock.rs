@@ -40,6 +40,10 @@ impl Writer {
         &self.durable
     }
 
+    pub(super) fn wanted(&self) -> &Superblock {
+        &self.wanted
+    }
+
     /// Changes what is wanted; [`Self::pump`] gets it going.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Superblock)) {
         change(&mut self.wanted);

@@ -96,6 +96,12 @@ impl ViewChange {
         }
     }
 
+    /// Votes and logs of replicas that acted by other members count no more.
+    pub(super) fn restart(&mut self, members: &Members) {
+        self.votes = ByMember::new(members.voters(), &0);
+        self.dvcs = ByMember::new(members.voters(), &None);
+    }
+
     pub(super) fn never_vote_in(&mut self, view: u64) {
         self.spent = view;
     }
@@ -214,13 +220,21 @@ impl<M: Machine> Replica<M> {
 
     /// Asks everybody for a view. Nothing changes here until a quorum asks too.
     pub(super) fn ask_view_change(&mut self, view: u64, effects: &mut Effects) {
-        if matches!(self.status, Status::Recovering | Status::RecoveringHead) || self.is_alone() {
+        let recovering = matches!(self.status, Status::Recovering | Status::RecoveringHead);
+        if recovering || self.is_alone() || !self.members.is_voter(self.me) {
             return;
         }
         self.view_change.asked = view;
         self.view_change.votes.set(self.me, view);
         self.send_start_view_change(effects);
         self.count_votes(effects);
+    }
+
+    /// Votes were forgotten: what was asked for is asked for again.
+    pub(super) fn ask_view_change_again(&mut self, effects: &mut Effects) {
+        if self.view_change.asked > self.view {
+            self.ask_view_change(self.view_change.asked, effects);
+        }
     }
 
     fn send_start_view_change(&mut self, effects: &mut Effects) {
@@ -266,7 +280,7 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn enter_view_change(&mut self, view: u64, effects: &mut Effects) {
+    pub(super) fn enter_view_change(&mut self, view: u64, effects: &mut Effects) {
         assert!(view > self.view, "views go up (I07)");
         self.leave_normal();
         self.view = view;
@@ -283,6 +297,7 @@ impl<M: Machine> Replica<M> {
         self.view_change.sent = None;
         self.view_change.asked = 0;
         self.view_change.dvcs.fill(&None);
+        self.reconfiguration.leave_view();
         self.queue.clear();
         self.queued_bytes = 0;
         self.in_flight.clear();
@@ -343,6 +358,9 @@ impl<M: Machine> Replica<M> {
 
     /// Says what we have. Said once, it stays the same for this view (H09).
     fn send_do_view_change(&mut self, effects: &mut Effects) {
+        if !self.members.is_voter(self.me) {
+            return;
+        }
         let primary = self.primary_of(self.view);
         if primary == self.me {
             let mine = self.my_log();

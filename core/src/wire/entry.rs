@@ -122,6 +122,8 @@ pub enum RequestKind {
     Register = 2,
     /// Closes a session whose lease ran out. Made by the primary alone.
     Expire = 3,
+    /// The members from the next entry on; empty: they stay as they are. Made by the primary alone.
+    Reconfigure = 4,
 }
 
 impl RequestKind {
@@ -131,6 +133,7 @@ impl RequestKind {
             1 => Some(Self::Commands),
             2 => Some(Self::Register),
             3 => Some(Self::Expire),
+            4 => Some(Self::Reconfigure),
             _ => None,
         }
     }

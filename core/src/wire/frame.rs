@@ -41,11 +41,13 @@ pub enum Command {
     Query = 24,
     Answer = 25,
     Signal = 26,
+    Reconfigure = 27,
+    Members = 28,
 }
 
 impl Command {
     /// All commands, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Ping,
         Self::Pong,
         Self::PingClient,
@@ -72,6 +74,8 @@ impl Command {
         Self::Query,
         Self::Answer,
         Self::Signal,
+        Self::Reconfigure,
+        Self::Members,
     ];
 
     #[must_use]

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::*;
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
@@ -14,7 +15,7 @@ use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::*;
 use tigerchat_core::vsr::machine::Machine as _;
-use tigerchat_core::vsr::membership::Members;
+use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Outcome, Publish};
 use tigerchat_core::wire::codec::Reader;
@@ -85,6 +86,16 @@ pub(crate) fn replica(at: usize) -> Address {
     Address::Replica { shard: SHARD, replica: ReplicaId(at as u16) }
 }
 
+impl Outside {
+    fn formatted(config: &ShardConfig, replica: ReplicaId, members: Members, now: Now) -> Self {
+        let config = ShardConfig { replica, ..config.clone() };
+        let mut disk = vec![0; usize::try_from(config.layout.file_size()).unwrap()];
+        disk[..SUPERBLOCK_ZONE].copy_from_slice(&Superblock::format(config.clone(), members).zone());
+        let pool = Pool::new(&pool_classes(&config, 8));
+        Self { now, disk, pool, sent: VecDeque::new(), submitted: Vec::new(), stopped: None }
+    }
+}
+
 impl Cluster {
     pub(crate) fn new(replicas: u8) -> Self {
         Self::with_slots(replicas, 32)
@@ -105,14 +116,7 @@ impl Cluster {
         let now = Now { mono: Instant(1_000_000_000), wall: UnixNanos(1_700_000_000_000_000_000) };
         let members = Members::first(replicas, replicas / 2 + 1).unwrap();
         let outside = (0..replicas)
-            .map(|at| {
-                let config = ShardConfig { replica: ReplicaId(u16::from(at)), ..config.clone() };
-                let mut disk = vec![0; usize::try_from(config.layout.file_size()).unwrap()];
-                disk[..SUPERBLOCK_ZONE]
-                    .copy_from_slice(&Superblock::format(config.clone(), members.clone()).zone());
-                let pool = Pool::new(&pool_classes(&config, 8));
-                Outside { now, disk, pool, sent: VecDeque::new(), submitted: Vec::new(), stopped: None }
-            })
+            .map(|at| Outside::formatted(&config, ReplicaId(u16::from(at)), members.clone(), now))
             .collect();
         let mut cluster = Self {
             nodes: (0..replicas).map(|_| None).collect(),
@@ -146,6 +150,49 @@ impl Cluster {
         let mut node = Node::new();
         node.add_replica(FILE, replica, effects, outside);
         self.nodes[at] = Some(node);
+    }
+
+    /// Starts a replica of the next id whose file was made to join.
+    pub(crate) fn join(&mut self) -> ReplicaId {
+        let (at, id) = (self.nodes.len(), ReplicaId(self.nodes.len() as u16));
+        self.outside.push(Outside::formatted(&self.config, id, Members::unknown(), self.now));
+        self.nodes.push(None);
+        self.start(at);
+        self.settle();
+        id
+    }
+
+    /// Asks the primary for a change of members once. Its error, if it has one.
+    pub(crate) fn change_once(&mut self, change: &Change) -> Option<ErrorCode> {
+        let Some(primary) = self.primary() else { return Some(ErrorCode::NoLeader) };
+        let mut frame =
+            Frame { header: FrameHeader::new(Command::Reconfigure, CLUSTER, SHARD), payload: None };
+        let bytes = change.encode();
+        let mut draft = self.outside[primary].pool.draft(bytes.len()).expect("pool");
+        draft.extend(&bytes).unwrap();
+        frame.payload = Some(draft.seal());
+        frame.header.op = u64::from(self.replica(primary).members().number).into();
+        self.counter += 1;
+        frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
+        self.to_edge.clear();
+        self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
+        self.settle();
+        let answer = self.to_edge.iter().find(|frame| frame.header.command() == Command::Members)?;
+        ErrorCode::from_code(u32::try_from(answer.header.a.get()).unwrap())
+    }
+
+    /// The same, again while its error is one that passes.
+    pub(crate) fn change(&mut self, change: &Change) -> Option<ErrorCode> {
+        let mut error = None;
+        for _ in 0..40 {
+            error = self.change_once(change);
+            if error.is_none_or(|error| !error.entry().temporary) {
+                break;
+            }
+            self.pass(Duration::from_millis(50));
+        }
+        self.pass(Duration::from_millis(100));
+        error
     }
 
     /// The process is gone; what it had not flushed is lost too.
@@ -277,6 +324,9 @@ impl Cluster {
             Address::Edge(_) => self.to_edge.push(frame),
             Address::Replica { replica, .. } => {
                 let at = usize::from(replica.0);
+                if at >= self.nodes.len() {
+                    return;
+                }
                 let header =
                     FrameHeader::decode(frame.header.as_bytes().try_into().unwrap(), 1 << 20).unwrap();
                 let payload = frame.payload.map(|payload| {
