@@ -390,3 +390,32 @@ fn h46_a_reply_names_the_request_that_it_answers() {
     // The same number with other commands: no reply of another request is passed off as its own.
     assert_eq!(cluster.again(&[say(key, "other")]), None);
 }
+
+/// The way from the primary to one backup is cut, for good: it still follows, by way of the other backup.
+#[test]
+fn h18_one_cut_link_from_the_primary_does_not_cost_the_spare() {
+    let mut cluster = ready(3);
+    // A view change that it misses, and then the cut.
+    let everybody_to_2 = [(replica(0), replica(2)), (replica(1), replica(2))];
+    cluster.cut.extend(everybody_to_2);
+    cluster.crash(0);
+    cluster.start(0);
+    cluster.pass(LONG);
+    let primary = cluster.primary().expect("somebody leads");
+    cluster.cut.clear();
+    cluster.cut.push((replica(primary), replica(2)));
+    cluster.register();
+    for number in 2..=40 {
+        cluster.publish(number).expect("acknowledged");
+        cluster.pass(Duration::from_millis(5));
+    }
+    cluster.pass(LONG);
+    assert_eq!(cluster.primary(), Some(primary), "no storm");
+    assert_eq!((cluster.view(2).status, cluster.view(2).view), (Status::Normal, cluster.view(primary).view));
+    assert_eq!(cluster.view(2).commit, cluster.view(primary).commit);
+    // It is a spare indeed: without the primary the two others go on.
+    cluster.crash(primary);
+    cluster.pass(LONG);
+    cluster.register();
+    cluster.publish(41).expect("the other backup and the spare are a quorum");
+}

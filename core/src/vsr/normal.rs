@@ -546,13 +546,15 @@ impl<M: Machine> Replica<M> {
         self.timers.set(Timer::Resend, self.in_a(self.timeouts.resend));
     }
 
-    /// A sign of life of the primary of our view, and what it knows to be committed (H07: of our view only).
+    /// A frame of our view: perhaps a sign of life of its primary, and what is known to be committed (H07: of our
+    /// view only).
     fn note_primary(&mut self, from: ReplicaId, alive: bool, commit: u64) {
-        if self.status != Status::Normal || from != self.primary_of(self.view) {
+        if self.status != Status::Normal {
             return;
         }
+        // Whoever is in our view knows of the commits of our log, also a backup that answers for its primary.
         self.commit_max = self.commit_max.max(commit);
-        if alive && self.is_backup() {
+        if alive && self.is_backup() && from == self.primary_of(self.view) {
             self.heard_primary();
         }
     }

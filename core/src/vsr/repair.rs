@@ -154,7 +154,8 @@ impl<M: Machine> Replica<M> {
         !self.repair.outstanding.is_empty()
     }
 
-    /// A backup asks its primary for what it has beyond our head.
+    /// A backup asks for what its primary has beyond our head: the primary, or another backup of the view when that
+    /// does not answer (one cut link must not cost the shard its spare).
     fn ask_beyond(&mut self, effects: &mut Effects) -> bool {
         let head = self.journal.head;
         if !self.is_backup() || self.repair.heard_head <= head || self.log_view != self.view {
@@ -165,7 +166,8 @@ impl<M: Machine> Replica<M> {
         let count = (self.repair.heard_head - head).min(BUDGET as u64);
         frame.header.flags = u16::try_from(count).expect("at most the budget").into();
         self.repair.outstanding.push(head + count);
-        self.send(self.primary_of(self.view), frame, effects);
+        let to = self.repair_peer();
+        self.send(to, frame, effects);
         true
     }
 
@@ -229,7 +231,8 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// With a digest: that very entry, in any view. Without: the next entries of our log, to a backup of our view.
+    /// With a digest: that very entry, in any view. Without: the next entries of our log, to a backup of our view;
+    /// all logs of a view are prefixes of its primary's.
     pub(super) fn on_request_prepare(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
         let header = &frame.header;
         let op = header.op.get();
@@ -240,7 +243,7 @@ impl<M: Machine> Replica<M> {
             }
             return;
         }
-        if header.view.get() != self.view || !self.is_primary() {
+        if header.view.get() != self.view || self.status != Status::Normal || self.log_view != self.view {
             return self.ignore(Ignored::NotNow);
         }
         for op in (op..=self.journal.head).take(usize::from(header.flags.get()).min(BUDGET)) {
@@ -377,6 +380,9 @@ impl<M: Machine> Replica<M> {
         if header.view.get() > self.view || (self.status != Status::Normal && header.view.get() == self.view)
         {
             return self.heard_of_view(header.view.get(), effects);
+        }
+        if self.is_backup() && header.view.get() == self.view && header.op.get() > self.journal.head {
+            self.repair.behind(header.op.get());
         }
         let missing = self.first_missing();
         // Nobody's log holds it any more; or whoever's does can't read it, and the state past it will do.

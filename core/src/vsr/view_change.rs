@@ -49,6 +49,8 @@ pub(super) struct ViewChange {
     /// Ties a start_view to our asking for it; and when we may ask again.
     nonce: u128,
     asked_for_view_at: Option<Instant>,
+    /// How often we asked for a start_view.
+    questions: u32,
     rounds: u32,
 }
 
@@ -92,6 +94,7 @@ impl ViewChange {
             stage: Stage::Waiting,
             nonce: 0,
             asked_for_view_at: None,
+            questions: 0,
             rounds: 0,
         }
     }
@@ -569,7 +572,10 @@ impl<M: Machine> Replica<M> {
 
     pub(super) fn on_start_view(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
         let view = frame.header.view.get();
-        if from != self.primary_of(view) || view < self.view || self.sync.is_some() {
+        // Any replica that is normal in a view may say how its log began: all logs of the view go on from there. But
+        // where the log ends, which is what an uncertain head asks, its primary alone knows.
+        let told_by_primary = from == self.primary_of(view);
+        if view < self.view || self.sync.is_some() || (!told_by_primary && self.is_uncertain()) {
             return self.ignore(Ignored::OldView);
         }
         let asked = self.view_change.nonce != 0 && frame.header.nonce.get() == self.view_change.nonce;
@@ -622,7 +628,15 @@ impl<M: Machine> Replica<M> {
         let mut frame = self.frame(Command::RequestStartView);
         frame.header.nonce = self.view_change.nonce.into();
         frame.header.op = view.into();
-        self.send(primary, frame, effects);
+        self.view_change.questions = self.view_change.questions.wrapping_add(1);
+        // Every other time somebody else of the view: the way from its primary to us may be cut.
+        let relay = self.view_change.questions.is_multiple_of(2) && !self.is_uncertain();
+        let to = if relay { self.random_peer() } else { primary };
+        self.send(to, frame, effects);
+    }
+
+    fn is_uncertain(&self) -> bool {
+        self.status == Status::RecoveringHead
     }
 
     /// Asks the primary of our view whether the view has begun.
@@ -635,7 +649,7 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_request_start_view(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
-        if !self.is_primary() || frame.header.op.get() > self.view {
+        if self.status != Status::Normal || frame.header.op.get() > self.view {
             return self.ignore(Ignored::NotNow);
         }
         self.start_view_for(Some((from, frame.header.nonce.get())), effects);
