@@ -7,7 +7,8 @@
 use alloc::vec::Vec;
 
 use crate::pool::{Draft, Message};
-use crate::types::{Address, ConnectionId, Now};
+use crate::types::{Address, ConnectionId, Now, ShardId};
+use crate::vsr::membership::Members;
 use crate::wire::frame::Frame;
 
 /// What an effect's completion is for. Made by the state machine, opaque to the world.
@@ -164,6 +165,8 @@ pub trait Clients {
 pub trait Io: Clock + Network + Storage {
     /// The clients of this process's edge.
     fn clients(&mut self) -> &mut dyn Clients;
+    /// A shard's members are others now: where they are reached. What carries frames by itself need not know.
+    fn members_changed(&mut self, _shard: ShardId, _members: &Members) {}
     /// This replica can't go on.
     fn stop(&mut self, file: FileId, why: Fatal);
 }

@@ -27,6 +27,8 @@ pub struct Node {
     replicas: Vec<Seat>,
     edge: Option<Edge>,
     edge_counter: u64,
+    /// The config number of the edge's members that the world was told of.
+    edge_members: u32,
     effects: Effects,
     edge_effects: EdgeEffects,
 }
@@ -37,6 +39,8 @@ struct Seat {
     replica: Replica<Chat>,
     /// Frames sent by this incarnation.
     counter: u64,
+    /// The config number that the world was told of.
+    members: u32,
     stopped: bool,
 }
 
@@ -48,7 +52,7 @@ impl Node {
 
     /// Adds a replica; `effects` are what its opening asked for, carried out at the next turn.
     pub fn add_replica(&mut self, file: FileId, replica: Replica<Chat>, effects: Effects, io: &mut impl Io) {
-        self.replicas.push(Seat { file, replica, counter: 0, stopped: false });
+        self.replicas.push(Seat { file, replica, counter: 0, members: 0, stopped: false });
         let at = self.replicas.len() - 1;
         self.effects.extend(effects);
         self.carry_out(at, io);
@@ -130,6 +134,11 @@ impl Node {
             seat.replica.on_event(now, Event::Elapsed, &mut self.effects);
         }
         seat.replica.turn_ended(now, &mut self.effects);
+        let members = seat.replica.members();
+        if members.number > seat.members {
+            seat.members = members.number;
+            io.members_changed(seat.replica.config().shard, members);
+        }
         self.carry_out(at, io);
     }
 
@@ -139,6 +148,10 @@ impl Node {
             edge.on_event(now, EdgeEvent::Elapsed, &mut self.edge_effects);
         }
         edge.turn_ended(now, &mut self.edge_effects);
+        if let Some(members) = edge.members().filter(|members| members.number > self.edge_members) {
+            self.edge_members = members.number;
+            io.members_changed(edge.config().shard, members);
+        }
         self.carry_out_edge(io);
     }
 

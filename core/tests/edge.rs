@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use gateway::{World, seqs};
 use tigerchat_core::io::*;
+use tigerchat_core::types::ReplicaId;
+use tigerchat_core::vsr::membership::Change;
 
 #[test]
 fn a_publish_is_acknowledged_and_reaches_subscribers_of_both_edges_once() {
@@ -298,4 +300,32 @@ fn a_line_client_may_join_and_speak_in_one_breath() {
         lines.contains(&"* sent #2".to_string()) && lines.contains(&"* joined general".to_string()),
         "{lines:?}"
     );
+}
+
+#[test]
+fn h57_clients_miss_nothing_while_every_replica_is_replaced_by_another() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));
+    let (mut acknowledged, mut seen) = (0, Vec::new());
+    for lost in 0..3_u16 {
+        world.cluster.crash(usize::from(lost));
+        world.pass(1000);
+        let id = world.cluster.join();
+        let replace = Change::Replace { lost: ReplicaId(lost), id, address: Vec::new() };
+        assert_eq!(world.cluster.change(&replace), None);
+        for number in 0..20 {
+            let number = 100 * u32::from(lost) + number;
+            let key = world.key(number);
+            world.publish(0, ada, number + 10, &key, "x");
+            world.pass(40);
+            let acks = world.frames(ada);
+            acknowledged += acks.iter().filter(|frame| frame.contains("\"publish\":{\"seq\"")).count();
+            seen.extend(seqs(&world.frames(bob)));
+        }
+    }
+    world.pass(2000);
+    acknowledged += world.frames(ada).iter().filter(|frame| frame.contains("\"publish\":{\"seq\"")).count();
+    seen.extend(seqs(&world.frames(bob)));
+    assert_eq!(acknowledged, 60);
+    assert_eq!(seen, (1..=60).collect::<Vec<u64>>());
 }

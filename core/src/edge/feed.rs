@@ -93,9 +93,9 @@ impl Feed {
         now.since(self.heard) >= SILENT
     }
 
-    /// Leaves for the next replica.
-    pub(super) fn move_on(&mut self, replicas: u8, now: Instant) {
-        self.replica = ReplicaId((self.replica.0 + 1) % u16::from(replicas.max(1)));
+    /// Leaves for another replica.
+    pub(super) fn move_on(&mut self, replica: ReplicaId, now: Instant) {
+        self.replica = replica;
         (self.heard, self.follow_due) = (now, true);
     }
 

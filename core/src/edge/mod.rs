@@ -35,6 +35,8 @@ use crate::errors::ErrorCode;
 use crate::io::{CloseCode, EdgeEffect, EdgeEffects, EdgeEvent, Transport};
 use crate::pool::{Class, Pool};
 use crate::types::{Address, ClusterId, ConnectionId, EdgeId, Instant, Now, ReplicaId, ShardId, TenantId};
+use crate::vsr::membership::Members;
+use crate::wire::codec::Reader;
 use crate::wire::frame::{Command, Frame};
 
 /// Content type of a body that came as JSON.
@@ -168,6 +170,7 @@ pub struct Edge {
     connections: BTreeMap<ConnectionId, Connection>,
     rooms: Rooms,
     session: Session,
+    members: Option<Members>,
     feed: Feed,
     reads: Reads,
     timers: [Instant; 3],
@@ -192,6 +195,7 @@ impl Edge {
     pub fn new(config: EdgeConfig, pool: Pool, seed: [u8; 32], now: Now) -> Self {
         Self {
             session: Session::new(&config),
+            members: None,
             config,
             pool,
             random: ChaCha8Rng::from_seed(seed),
@@ -228,7 +232,7 @@ impl Edge {
             EdgeEvent::Received { from, frame } => self.on_frame(from, &frame, effects),
             EdgeEvent::PeerReset(address) => {
                 if address == self.session.address(self.feed.replica) {
-                    self.feed.move_on(self.config.replica_count, now.mono);
+                    self.feed.move_on(self.session.next_replica(self.feed.replica), now.mono);
                     self.hasten(EdgeTimer::Follow);
                 }
                 self.session.on_peer_reset(address, effects);
@@ -348,8 +352,26 @@ impl Edge {
                 Step::Old => {}
             },
             Command::Answer => self.on_answer(frame, effects),
+            Command::Members => self.on_members(frame),
             _ => self.stats.ignored += 1,
         }
+    }
+
+    fn on_members(&mut self, frame: &Frame) {
+        let Ok(members) = Members::decode(&mut Reader::new(frame.body())) else {
+            self.stats.ignored += 1;
+            return;
+        };
+        self.session.on_members(&members);
+        if self.members.as_ref().is_none_or(|known| known.number < members.number) {
+            self.members = Some(members);
+        }
+    }
+
+    /// The shard's members, once there are others than it was started with.
+    #[must_use]
+    pub fn members(&self) -> Option<&Members> {
+        self.members.as_ref()
     }
 
     fn on_timers(&mut self, effects: &mut EdgeEffects) {
@@ -363,7 +385,7 @@ impl Edge {
                 }
                 EdgeTimer::Follow => {
                     if self.feed.is_silent(now) {
-                        self.feed.move_on(self.config.replica_count, now);
+                        self.feed.move_on(self.session.next_replica(self.feed.replica), now);
                     }
                     self.feed.follow_due = true;
                     self.session.ping(effects);

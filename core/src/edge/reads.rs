@@ -124,7 +124,6 @@ impl Edge {
     /// Asks another replica what was not answered, and gives up what has waited for too long.
     pub(super) fn ask_again(&mut self, effects: &mut EdgeEffects) {
         let now = self.now.mono;
-        let replicas = u16::from(self.config.replica_count.max(1));
         let mut at = 0;
         while at < self.reads.list.len() {
             let read = &mut self.reads.list[at];
@@ -137,7 +136,7 @@ impl Edge {
                 if read.linearizable {
                     read.replica = self.session.primary;
                 } else if now.since(read.asked) >= ASK_AGAIN {
-                    read.replica = ReplicaId((read.replica.0 + 1) % replicas);
+                    read.replica = self.session.next_replica(read.replica);
                 }
                 (read.asked, read.again) = (now, now.after(ASK_AGAIN));
                 let question = self.question(&self.reads.list[at]);

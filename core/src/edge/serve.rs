@@ -279,7 +279,7 @@ impl Edge {
 
     fn status(&mut self, connection: ConnectionId, id: u32, effects: &mut EdgeEffects) {
         let (view, primary) = (self.session.view, self.session.primary.0);
-        let (replicas, commit) = (self.config.replica_count, self.feed.cursor);
+        let (replicas, commit) = (self.session.replicas.len() as u64, self.feed.cursor);
         let write = |out: &mut Vec<u8>, _| write_status(out, id, view, primary, replicas, commit);
         self.frame_for(connection, write, effects);
         self.close_if_http(connection, effects);
@@ -556,7 +556,7 @@ fn write_whoami(out: &mut Vec<u8>, id: u32, name: &str) {
     text::text(out, "}}");
 }
 
-fn write_status(out: &mut Vec<u8>, id: u32, view: u64, primary: u16, replicas: u8, commit: u64) {
+fn write_status(out: &mut Vec<u8>, id: u32, view: u64, primary: u16, replicas: u64, commit: u64) {
     out.push(b'{');
     text::id(out, id);
     text::text(out, "\"status\":{\"view\":");
@@ -564,7 +564,7 @@ fn write_status(out: &mut Vec<u8>, id: u32, view: u64, primary: u16, replicas: u
     text::text(out, ",\"primary\":");
     text::number(out, u64::from(primary));
     text::text(out, ",\"replicas\":");
-    text::number(out, u64::from(replicas));
+    text::number(out, replicas);
     text::text(out, ",\"commit\":");
     text::big(out, commit);
     text::text(out, "}}");

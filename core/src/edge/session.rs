@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 use crate::io::{EdgeEffect, EdgeEffects};
 use crate::pool::{Draft, Message, Pool};
 use crate::types::{Address, ClusterId, ConnectionId, EdgeId, Instant, ReplicaId, ShardId};
+use crate::vsr::membership::Members;
 use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand, OUTCOME};
 use crate::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
 use crate::wire::frame::{Command, Frame, FrameHeader};
@@ -68,7 +69,9 @@ pub(super) struct Session {
     cluster: ClusterId,
     shard: ShardId,
     edge: EdgeId,
-    replicas: u16,
+    /// The shard's replicas, as of this config number.
+    pub(super) replicas: Vec<ReplicaId>,
+    members: u32,
     window: usize,
     request_max: usize,
     /// Commands of one request: its outcomes must fit a reply.
@@ -108,7 +111,8 @@ impl Session {
             cluster: config.cluster,
             shard: config.shard,
             edge: config.edge,
-            replicas: u16::from(config.replica_count),
+            replicas: (0..u16::from(config.replica_count.max(1))).map(ReplicaId).collect(),
+            members: 0,
             window,
             request_max: config.limits.request as usize,
             commands_max: COMMANDS_MAX.min(config.limits.request as usize / OUTCOME),
@@ -132,6 +136,7 @@ impl Session {
     pub(super) fn frame(&self, command: Command) -> Frame {
         let mut header = FrameHeader::new(command, self.cluster, self.shard);
         header.view = self.view.into();
+        header.config = self.members.into();
         Frame { header, payload: None }
     }
 
@@ -250,10 +255,27 @@ impl Session {
         let view = frame.header.view.get();
         let normal = frame.header.flags.get() & 1 == 1;
         let Ok(primary) = u16::try_from(frame.header.a.get()) else { return };
-        if normal && view >= self.view && primary < self.replicas {
+        if normal && view >= self.view && self.replicas.contains(&ReplicaId(primary)) {
             self.searching |= self.primary != ReplicaId(primary);
             (self.view, self.primary) = (view, ReplicaId(primary));
         }
+    }
+
+    /// The members changed: whom to ask, and whom to follow.
+    pub(super) fn on_members(&mut self, members: &Members) {
+        if members.number > self.members && !members.is_unknown() {
+            self.members = members.number;
+            self.replicas = members.ids().collect();
+            if !self.replicas.contains(&self.primary) {
+                (self.primary, self.searching) = (self.replicas[0], true);
+            }
+        }
+    }
+
+    /// The replica to turn to after another one.
+    pub(super) fn next_replica(&self, after: ReplicaId) -> ReplicaId {
+        let at = self.replicas.iter().position(|replica| *replica == after).map_or(0, |at| at + 1);
+        self.replicas[at % self.replicas.len()]
     }
 
     /// A reply counts when it answers the oldest request of this session, by number and by digest (H46).
@@ -327,7 +349,7 @@ impl Session {
 
     /// Renews the lease and asks every replica where it stands.
     pub(super) fn ping(&self, effects: &mut EdgeEffects) {
-        for replica in (0..self.replicas).map(ReplicaId) {
+        for replica in self.replicas.iter().copied() {
             let mut frame = self.frame(Command::PingClient);
             frame.header.a = self.session.into();
             effects.push(EdgeEffect::Send { to: self.address(replica), frame });
