@@ -5,8 +5,14 @@
 //!
 //! The one law: **every fault is a named knob with a range**, and a knob that is off draws nothing.
 
+mod clocks;
+mod links;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub use clocks::{ClockSteps, Clocks};
+pub use links::{Bandwidth, FrameFaults, Latency, PartitionShape, Partitions, SlowLinks};
 
 use crate::damage::Harm;
 use tigerchat_core::vsr::quorum::Quorums;
@@ -17,9 +23,11 @@ use crate::random::{ALWAYS, Ppm, Random};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub name: &'static str,
-    /// Frames lost, doubled, delayed, out of order, replayed.
+    /// Frames lost, doubled, delayed, out of order, replayed, damaged.
     pub frames: Ppm,
     pub partitions: Ppm,
+    /// Narrow links, slow links, connections that are reset.
+    pub links: Ppm,
     pub crashes: Ppm,
     /// Crashes that lose what was not durable.
     pub power: Ppm,
@@ -42,6 +50,7 @@ impl Plan {
         name: "swarm",
         frames: 700_000,
         partitions: 650_000,
+        links: 400_000,
         crashes: 900_000,
         power: 600_000,
         disks: 500_000,
@@ -58,6 +67,7 @@ impl Plan {
         name: "calm",
         frames: 0,
         partitions: 0,
+        links: 0,
         crashes: 0,
         power: 0,
         disks: 0,
@@ -74,8 +84,14 @@ impl Plan {
         Self { name: "storage", crashes: ALWAYS, power: ALWAYS, disks: ALWAYS, damage: ALWAYS, ..Self::CALM };
 
     /// The network only: view changes and repair without restarts.
-    pub const NETWORK: Self =
-        Self { name: "network", frames: ALWAYS, partitions: ALWAYS, pauses: 500_000, ..Self::CALM };
+    pub const NETWORK: Self = Self {
+        name: "network",
+        frames: ALWAYS,
+        partitions: ALWAYS,
+        links: 700_000,
+        pauses: 500_000,
+        ..Self::CALM
+    };
 
     /// Edges crash, connections break, users misbehave.
     pub const EDGE: Self = Self {
@@ -102,6 +118,9 @@ impl Plan {
         let shape = Shape::draw(&mut random);
         let frames = random.chance(self.frames).then(|| FrameFaults::draw(&mut random));
         let partitions = random.chance(self.partitions).then(|| Partitions::draw(&mut random));
+        let bandwidth = random.chance(self.links / 2).then(|| Bandwidth::draw(&mut random));
+        let slow_links = random.chance(self.links).then(|| SlowLinks::draw(&mut random));
+        let resets = random.chance(self.links).then(|| ms(300..=3_000, &mut random));
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
         let ambushes = random.chance(self.crashes / 2).then(|| ms(500..=3_000, &mut random));
@@ -110,8 +129,7 @@ impl Plan {
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
         let full_disk = random.chance(self.disks / 2).then(|| FullDisk::draw(&mut random));
         let pauses = random.chance(self.pauses).then(|| Pauses::draw(&mut random));
-        let clock_offset =
-            if random.chance(self.clocks) { ms(1..=1500, &mut random) } else { Duration::ZERO };
+        let clocks = random.chance(self.clocks).then(|| Clocks::draw(&mut random));
         let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
         let hostile = random.chance(self.hostile);
         let broken = random.chance(self.broken);
@@ -130,8 +148,11 @@ impl Plan {
             disk_errors,
             full_disk,
             pauses,
-            clock_offset,
-            links: true,
+            clocks,
+            bandwidth,
+            slow_links,
+            resets,
+            own_lines: true,
             breaks,
             broken,
         }
@@ -149,6 +170,10 @@ pub struct Drawn {
     pub faulty_for: Duration,
     pub frames: Option<FrameFaults>,
     pub partitions: Option<Partitions>,
+    pub bandwidth: Option<Bandwidth>,
+    pub slow_links: Option<SlowLinks>,
+    /// Mean time between resets of some connection between two processes.
+    pub resets: Option<Duration>,
     pub crashes: Option<Crashes>,
     /// Mean time between ambushes ([`crate::ambush`]).
     pub ambushes: Option<Duration>,
@@ -157,10 +182,9 @@ pub struct Drawn {
     pub disk_errors: Option<DiskErrors>,
     pub full_disk: Option<FullDisk>,
     pub pauses: Option<Pauses>,
-    /// Wall clocks are off by up to this, in both directions.
-    pub clock_offset: Duration,
+    pub clocks: Option<Clocks>,
     /// Each user's connection has a latency and a rate of its own.
-    pub links: bool,
+    pub own_lines: bool,
     /// A user's connection breaks after this long in the mean.
     pub breaks: Option<Duration>,
     /// A minority stays broken after the healing.
@@ -206,76 +230,6 @@ impl Shape {
             wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=32)).expect("at most 32"),
             slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
             session_lease: ms(1_000..=3_000, random),
-        }
-    }
-}
-
-/// How long a frame is on its way when nothing is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Latency {
-    pub base: Duration,
-    pub jitter: Duration,
-    /// One frame in so many takes up to `tail` longer.
-    pub tail_chance: Ppm,
-    pub tail: Duration,
-}
-
-impl Latency {
-    fn draw(random: &mut Random) -> Self {
-        Self {
-            base: us(20..=2_000, random),
-            jitter: us(0..=1_000, random),
-            tail_chance: u32::try_from(random.within(0..=20_000)).expect("small"),
-            tail: ms(1..=60, random),
-        }
-    }
-}
-
-/// What happens to single frames.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FrameFaults {
-    pub drop: Ppm,
-    pub duplicate: Ppm,
-    /// Recorded and delivered once more after seconds (H08).
-    pub replay: Ppm,
-    pub replay_after: RangeInclusive<Duration>,
-    /// Frames of one link may overtake each other.
-    pub reorder: bool,
-}
-
-impl FrameFaults {
-    fn draw(random: &mut Random) -> Self {
-        let mut ppm = |highest: u64| match random.below(3) {
-            0 => 0,
-            _ => u32::try_from(random.within(0..=highest)).expect("below a million"),
-        };
-        let (drop, duplicate, replay) = (ppm(100_000), ppm(150_000), ppm(150_000));
-        let least = ms(50..=2_000, random);
-        let replay_after = least..=least + ms(0..=4_000, random);
-        Self { drop, duplicate, replay, replay_after, reorder: random.chance(700_000) }
-    }
-}
-
-/// Links that go down together and come back together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partitions {
-    /// Mean time from one to the next.
-    pub every: Duration,
-    pub lasting: RangeInclusive<Duration>,
-    /// How many of them cut in one direction only (H18).
-    pub one_way: Ppm,
-    /// How many aim at the primary.
-    pub at_primary: Ppm,
-}
-
-impl Partitions {
-    fn draw(random: &mut Random) -> Self {
-        let least = ms(20..=400, random);
-        Self {
-            every: ms(600..=3_000, random),
-            lasting: least..=least + ms(100..=3_000, random),
-            one_way: u32::try_from(random.within(0..=600_000)).expect("below a million"),
-            at_primary: u32::try_from(random.within(0..=ALWAYS.into())).expect("a million at most"),
         }
     }
 }
@@ -490,7 +444,7 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 11] = [
+        let knobs: [fn(&Drawn) -> bool; 14] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
@@ -499,7 +453,10 @@ mod tests {
             |drawn| drawn.damage.is_some(),
             |drawn| drawn.disk_errors.is_some(),
             |drawn| drawn.full_disk.is_some(),
-            |drawn| drawn.clock_offset > Duration::ZERO,
+            |drawn| drawn.clocks.is_some(),
+            |drawn| drawn.bandwidth.is_some(),
+            |drawn| drawn.slow_links.is_some(),
+            |drawn| drawn.resets.is_some(),
             |drawn| drawn.breaks.is_some(),
             |drawn| drawn.work.hostile,
         ];

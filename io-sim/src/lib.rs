@@ -17,6 +17,7 @@ pub mod faults;
 pub mod history;
 pub mod network;
 pub mod observer;
+mod partition;
 pub mod process;
 pub mod random;
 pub mod report;

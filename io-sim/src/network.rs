@@ -1,14 +1,15 @@
 //! The links between processes.
 //!
 //! The one law: **a frame is bytes while it is on its way**, and what becomes of it is decided by its link alone:
-//! lost, doubled, late, overtaken, or recorded and delivered again seconds later. Nothing invents a frame.
+//! lost, doubled, late, overtaken, damaged, or recorded and delivered again seconds later. Nothing invents a frame.
 
 use std::time::Duration;
 
 use tigerchat_core::types::Instant;
 use tigerchat_core::wire::frame::Command;
 
-use crate::faults::{FrameFaults, Latency};
+use crate::faults::{Bandwidth, Drawn, FrameFaults, Latency};
+use crate::process::Bytes;
 use crate::random::{Random, nanos};
 use crate::report::{Fate, FrameCounts};
 
@@ -21,6 +22,7 @@ pub struct Network {
     places: usize,
     latency: Latency,
     faults: Option<FrameFaults>,
+    bandwidth: Option<Bandwidth>,
     /// By `from * places + to`.
     links: Vec<Link>,
     random: Random,
@@ -35,48 +37,85 @@ struct Link {
     broken: bool,
     /// Healed for good: no fault touches it any more.
     sound: bool,
+    base: Duration,
+    /// Until then it takes `slowness` times as long.
+    slow_until: Instant,
+    slowness: u32,
+    /// Until then it is busy with what was sent before.
+    busy_until: Instant,
     /// The last arrival, before which nothing arrives on a link that keeps order.
     last: Instant,
+    /// Counts connections: what is on its way is lost with its own.
+    connection: u32,
+}
+
+/// A frame that will arrive.
+#[derive(Clone, Debug)]
+pub struct Arriving {
+    pub at: Instant,
+    pub bytes: Bytes,
+    /// The connection that carries it; a recorded frame comes over any.
+    pub connection: Option<u32>,
 }
 
 impl Network {
     #[must_use]
-    pub fn new(places: usize, latency: Latency, faults: Option<FrameFaults>, random: Random) -> Self {
-        let links = vec![Link::default(); places * places];
-        Self { places, latency, faults, links, random, counts: FrameCounts::default() }
+    pub fn new(places: usize, drawn: &Drawn, mut random: Random) -> Self {
+        let latency = drawn.latency.clone();
+        let mut link = || {
+            let uneven = random.within(1_000..=u64::from(latency.uneven) * 1_000);
+            let base = Duration::from_nanos(nanos(latency.base) * uneven / 1_000);
+            Link { base, ..Link::default() }
+        };
+        let links = (0..places * places).map(|_| link()).collect();
+        Self {
+            places,
+            faults: drawn.frames.clone(),
+            bandwidth: drawn.bandwidth,
+            latency,
+            links,
+            random,
+            counts: FrameCounts::default(),
+        }
     }
 
-    /// A frame leaves: when it arrives, each time that it does.
+    /// A frame leaves: as what it arrives, and when, each time that it does.
     pub fn send(
         &mut self,
         now: Instant,
-        from: Place,
-        to: Place,
+        (from, to): (Place, Place),
         command: Command,
-        arrivals: &mut Vec<Instant>,
+        bytes: Bytes,
+        arrivals: &mut Vec<Arriving>,
     ) {
         self.counts.count(command, Fate::Sent);
         let link = self.at(from, to);
-        if self.links[link].cut {
+        let Link { cut, sound, connection, .. } = self.links[link];
+        if cut {
             return self.counts.count(command, Fate::Dropped);
         }
-        let sound = self.links[link].sound;
         let faults = self.faults.clone().filter(|_| !sound);
         let in_order = faults.as_ref().is_none_or(|faults| !faults.reorder);
-        let arrival = self.arrival(now, link, sound, in_order, command);
-        let Some(faults) = faults else { return arrivals.push(arrival) };
+        let Some(left) = self.leave(now, link, bytes.len()) else {
+            return self.counts.count(command, Fate::Overflowed);
+        };
+        let at = self.arrival(left, link, in_order, command);
+        let mut arrive = |at, bytes, connection| arrivals.push(Arriving { at, bytes, connection });
+        let Some(faults) = faults else { return arrive(at, bytes, Some(connection)) };
         if self.random.chance(faults.drop) {
             self.counts.count(command, Fate::Dropped);
         } else {
-            arrivals.push(arrival);
             if self.random.chance(faults.duplicate) {
                 self.counts.count(command, Fate::Duplicated);
-                arrivals.push(arrival.after(Duration::from_nanos(self.random.below(5_000_000))));
+                let later = Duration::from_nanos(self.random.below(5_000_000));
+                arrive(at.after(later), bytes.clone(), Some(connection));
             }
+            let damaged = self.damaged(&faults, command, &bytes);
+            arrive(at, damaged.unwrap_or_else(|| bytes.clone()), Some(connection));
         }
         if self.random.chance(faults.replay) {
             self.counts.count(command, Fate::Replayed);
-            arrivals.push(arrival.after(self.random.duration(&faults.replay_after)));
+            arrive(at.after(self.random.duration(&faults.replay_after)), bytes, None);
         }
     }
 
@@ -84,6 +123,28 @@ impl Network {
     #[must_use]
     pub fn is_up(&self, from: Place, to: Place) -> bool {
         !self.links[self.at(from, to)].cut
+    }
+
+    /// Whether the connection that carried a frame is still there.
+    #[must_use]
+    pub fn carries(&self, from: Place, to: Place, connection: Option<u32>) -> bool {
+        let link = self.links[self.at(from, to)];
+        !link.cut && connection.is_none_or(|connection| connection == link.connection)
+    }
+
+    /// The connection between two breaks, and another takes its place: what was on its way is lost.
+    pub fn reset(&mut self, one: Place, other: Place) {
+        for link in [self.at(one, other), self.at(other, one)] {
+            if !self.links[link].sound {
+                self.links[link].connection += 1;
+            }
+        }
+    }
+
+    /// One direction takes that many times as long for a while.
+    pub fn slow_down(&mut self, from: Place, to: Place, until: Instant, factor: u32) {
+        let link = self.at(from, to);
+        (self.links[link].slow_until, self.links[link].slowness) = (until, factor);
     }
 
     /// Cuts or mends one direction.
@@ -125,17 +186,44 @@ impl Network {
         &self.counts
     }
 
-    fn arrival(
-        &mut self,
-        now: Instant,
-        link: usize,
-        sound: bool,
-        in_order: bool,
-        command: Command,
-    ) -> Instant {
-        let Latency { base, jitter, tail_chance, tail } = self.latency;
-        let usual = base + Duration::from_nanos(self.random.within(0..=nanos(jitter)));
-        let mut arrival = now.after(usual);
+    /// When the link is through with a frame; `None` when too much waits already.
+    fn leave(&mut self, now: Instant, link: usize, len: usize) -> Option<Instant> {
+        let link = &mut self.links[link];
+        let Some(bandwidth) = self.bandwidth.filter(|_| !link.sound) else { return Some(now) };
+        let begins = link.busy_until.max(now);
+        let waiting = nanos(begins.since(now)) / 1_000 * bandwidth.rate / 1_000_000;
+        if waiting > bandwidth.buffer {
+            return None;
+        }
+        link.busy_until = begins.after(Duration::from_nanos(len as u64 * 1_000_000_000 / bandwidth.rate));
+        Some(link.busy_until)
+    }
+
+    /// What is left of the frame, if anything happens to it.
+    fn damaged(&mut self, faults: &FrameFaults, command: Command, bytes: &Bytes) -> Option<Bytes> {
+        if self.random.chance(faults.corrupt) {
+            self.counts.count(command, Fate::Corrupted);
+            let mut bytes = bytes.to_vec();
+            let at = self.random.index(bytes.len());
+            bytes[at] ^= 1 << self.random.below(8);
+            return Some(bytes.into());
+        }
+        if self.random.chance(faults.truncate) {
+            self.counts.count(command, Fate::Truncated);
+            return Some(bytes[..self.random.index(bytes.len())].into());
+        }
+        None
+    }
+
+    fn arrival(&mut self, left: Instant, link: usize, in_order: bool, command: Command) -> Instant {
+        let Latency { jitter, tail_chance, tail, .. } = self.latency;
+        let Link { base, sound, slow_until, slowness, .. } = self.links[link];
+        let mut usual = base + Duration::from_nanos(self.random.within(0..=nanos(jitter)));
+        if !sound && left < slow_until {
+            self.counts.count(command, Fate::Delayed);
+            usual *= slowness;
+        }
+        let mut arrival = left.after(usual);
         if !sound && self.random.chance(tail_chance) {
             self.counts.count(command, Fate::Delayed);
             arrival = arrival.after(Duration::from_nanos(self.random.within(0..=nanos(tail))));
@@ -156,26 +244,37 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::Plan;
     use crate::random::ALWAYS;
 
     const COMMAND: Command = Command::Prepare;
 
-    fn network(faults: Option<FrameFaults>) -> Network {
+    fn network(frames: Option<FrameFaults>) -> Network {
         let (base, jitter) = (Duration::from_micros(100), Duration::from_micros(50));
-        let latency = Latency { base, jitter, tail_chance: 200_000, tail: Duration::from_millis(20) };
-        Network::new(3, latency, faults, Random::new(1, "network", 0))
+        let tail = Duration::from_millis(20);
+        let latency = Latency { base, uneven: 2, jitter, tail_chance: 200_000, tail };
+        let drawn = Drawn { latency, frames, ..Plan::CALM.draw(0) };
+        Network::new(3, &drawn, Random::new(1, "network", 0))
+    }
+
+    fn bytes() -> Bytes {
+        [7; 1000].into()
     }
 
     fn faults() -> FrameFaults {
         let replay_after = Duration::from_secs(1)..=Duration::from_secs(2);
-        FrameFaults { drop: 0, duplicate: 0, replay: 0, replay_after, reorder: true }
+        FrameFaults { drop: 0, duplicate: 0, replay: 0, replay_after, corrupt: 0, truncate: 0, reorder: true }
     }
 
     /// Arrivals of a hundred frames, sent a microsecond apart.
     fn hundred(network: &mut Network, from: Place, to: Place) -> Vec<Instant> {
+        arriving(network, from, to).iter().map(|arriving| arriving.at).collect()
+    }
+
+    fn arriving(network: &mut Network, from: Place, to: Place) -> Vec<Arriving> {
         let mut arrivals = Vec::new();
         for at in 0..100 {
-            network.send(Instant(at * 1000), from, to, COMMAND, &mut arrivals);
+            network.send(Instant(at * 1000), (from, to), COMMAND, bytes(), &mut arrivals);
         }
         arrivals
     }
@@ -206,7 +305,7 @@ mod tests {
         let replayed = hundred(&mut network, 0, 1);
         assert_eq!(replayed.len(), 100);
         assert!(replayed.iter().all(|at| *at >= Instant(1_000_000_000)));
-        let [sent, dropped, duplicated, delayed, again] = network.counts().of(COMMAND);
+        let [sent, dropped, duplicated, delayed, again, ..] = network.counts().of(COMMAND);
         assert_eq!((sent, dropped, duplicated, again), (300, 200, 100, 100));
         assert!(delayed > 0);
     }
@@ -233,5 +332,47 @@ mod tests {
         let arrivals = hundred(&mut network, 0, 1);
         assert_eq!(arrivals.len(), 100);
         assert!(arrivals.is_sorted());
+    }
+
+    #[test]
+    fn damaged_frames_differ_in_a_bit_or_lack_their_end() {
+        let mut network = network(Some(FrameFaults { corrupt: ALWAYS, ..faults() }));
+        let flipped = |one: &[u8], other: &[u8]| -> u32 {
+            one.iter().zip(other).map(|(one, other)| (one ^ other).count_ones()).sum()
+        };
+        let corrupt = arriving(&mut network, 0, 1);
+        assert!(
+            corrupt.iter().all(|frame| frame.bytes.len() == 1000 && flipped(&frame.bytes, &bytes()) == 1)
+        );
+        network.faults = Some(FrameFaults { truncate: ALWAYS, ..faults() });
+        let short = arriving(&mut network, 0, 1);
+        assert!(short.iter().all(|frame| frame.bytes.len() < 1000 && bytes().starts_with(&frame.bytes)));
+    }
+
+    #[test]
+    fn a_narrow_link_makes_frames_wait_and_drops_what_its_buffer_does_not_hold() {
+        let mut network = network(None);
+        network.bandwidth = Some(Bandwidth { rate: 1_000_000, buffer: 20_000 });
+        let arrivals = hundred(&mut network, 0, 1);
+        assert!((15..30).contains(&arrivals.len()), "{}", arrivals.len());
+        assert!(arrivals.last().unwrap() >= &Instant(15_000_000));
+        network.heal(0, 1);
+        assert_eq!(hundred(&mut network, 0, 1).len(), 100);
+    }
+
+    #[test]
+    fn a_slow_link_is_slow_for_its_time_and_a_reset_loses_what_is_on_its_way() {
+        let mut network = network(None);
+        network.latency.tail_chance = 0;
+        network.slow_down(0, 1, Instant(50_000), 100);
+        let arrivals = arriving(&mut network, 0, 1);
+        assert!(arrivals[0].at >= Instant(10_000_000));
+        assert!(hundred(&mut network, 1, 0)[0] < Instant(1_000_000));
+        assert!(network.carries(0, 1, arrivals[0].connection));
+        network.reset(1, 0);
+        assert!(!network.carries(0, 1, arrivals[0].connection));
+        assert!(network.carries(0, 1, None));
+        let after = arriving(&mut network, 0, 1);
+        assert!(network.carries(0, 1, after[0].connection));
     }
 }

@@ -17,6 +17,7 @@ use zerocopy::IntoBytes;
 
 use crate::clock::Skew;
 use crate::disk::Disk;
+use crate::network::Place;
 
 /// The one data file of a replica's process.
 pub const FILE: FileId = FileId(0);
@@ -53,6 +54,8 @@ pub struct Process {
     pub trap: Option<Trap>,
     /// A frame that found no buffer.
     pub starved: u64,
+    /// Who sent a frame that was damaged when it came: those connections are closed.
+    pub refused: Vec<Place>,
     acts: Vec<Act>,
 }
 
@@ -77,7 +80,7 @@ pub enum TrapAt {
 /// What waits for a process's next turn.
 #[derive(Debug)]
 pub enum Inbound {
-    Frame(Bytes),
+    Frame { from: Place, bytes: Bytes },
     Stored { token: Token, result: Result<Option<Message>, DiskError> },
     Reset(Address),
     Opened { connection: ConnectionId, transport: Transport },
@@ -113,6 +116,7 @@ impl Process {
             paused_until: Instant(0),
             trap: None,
             starved: 0,
+            refused: Vec::new(),
             acts: Vec::new(),
         }
     }
@@ -128,10 +132,14 @@ impl Process {
         let Some(node) = &mut self.node else { return Vec::new() };
         let mut outside = Outside { now: self.skew.read(now), acts: std::mem::take(&mut self.acts) };
         let mut inbox = std::mem::take(&mut self.inbox);
-        let (pool, starved) = (&self.pool, &mut self.starved);
-        let (is_edge, address) = (matches!(self.role, Role::Edge(_)), self.address);
-        let events =
-            inbox.iter_mut().filter_map(|inbound| event_of(inbound, is_edge, address, pool, starved));
+        let mut gate = Gate {
+            address: self.address,
+            pool: &self.pool,
+            starved: &mut self.starved,
+            refused: &mut self.refused,
+        };
+        let is_edge = matches!(self.role, Role::Edge(_));
+        let events = inbox.iter_mut().filter_map(|inbound| event_of(inbound, is_edge, &mut gate));
         node.turn(&mut outside, events);
         inbox.clear();
         self.inbox = inbox;
@@ -168,16 +176,10 @@ impl Process {
 }
 
 /// What came in as an event; what it holds is borrowed or taken.
-fn event_of<'a>(
-    inbound: &'a mut Inbound,
-    is_edge: bool,
-    address: Option<Address>,
-    pool: &Pool,
-    starved: &mut u64,
-) -> Option<NodeEvent<'a>> {
+fn event_of<'a>(inbound: &'a mut Inbound, is_edge: bool, gate: &mut Gate<'_>) -> Option<NodeEvent<'a>> {
     let event = match inbound {
-        Inbound::Frame(bytes) => {
-            let frame = decode(bytes, address?, pool, starved)?;
+        Inbound::Frame { from, bytes } => {
+            let frame = gate.admit(*from, bytes)?;
             let from = frame.header.from()?;
             if is_edge {
                 NodeEvent::Edge(EdgeEvent::Received { from, frame })
@@ -206,24 +208,44 @@ fn event_of<'a>(
     Some(event)
 }
 
-/// What a receiver makes of the bytes of a frame: the production checks, into its own pool.
-fn decode(bytes: &[u8], to: Address, pool: &Pool, starved: &mut u64) -> Option<Frame> {
-    let (header, payload) = bytes.split_first_chunk::<FRAME_HEADER>()?;
-    let header = FrameHeader::decode(header, payload.len()).ok()?;
-    if header.to() != Some(to) {
-        return None;
-    }
-    let payload = if payload.is_empty() {
-        None
-    } else {
-        let Some(mut draft) = pool.draft(payload.len()) else {
-            *starved += 1;
+/// Where frames come in: the production checks, and buffers of the process's own pool.
+struct Gate<'a> {
+    address: Option<Address>,
+    pool: &'a Pool,
+    starved: &'a mut u64,
+    refused: &'a mut Vec<Place>,
+}
+
+impl Gate<'_> {
+    fn admit(&mut self, from: Place, bytes: &[u8]) -> Option<Frame> {
+        let Some((header, payload)) = checked(bytes) else {
+            self.refused.push(from);
             return None;
         };
-        draft.extend(payload).ok()?;
-        Some(draft.seal())
-    };
-    Frame::join(header, payload).ok()
+        if header.to() != self.address {
+            return None;
+        }
+        let payload = if payload.is_empty() {
+            None
+        } else {
+            let Some(mut draft) = self.pool.draft(payload.len()) else {
+                *self.starved += 1;
+                return None;
+            };
+            draft.extend(payload).ok()?;
+            Some(draft.seal())
+        };
+        let frame = Frame::join(header, payload).ok();
+        if frame.is_none() {
+            self.refused.push(from);
+        }
+        frame
+    }
+}
+
+fn checked(bytes: &[u8]) -> Option<(FrameHeader, &[u8])> {
+    let (header, payload) = bytes.split_first_chunk::<FRAME_HEADER>()?;
+    Some((FrameHeader::decode(header, payload.len()).ok()?, payload))
 }
 
 /// A process's outside during a turn: it notes what is wanted.

@@ -18,10 +18,25 @@ pub enum Fate {
     Delayed,
     /// Recorded, and delivered again much later.
     Replayed,
+    /// A bit flipped.
+    Corrupted,
+    /// The end was lost.
+    Truncated,
+    /// Too much waited before a narrow link.
+    Overflowed,
 }
 
 impl Fate {
-    pub const ALL: [Self; 5] = [Self::Sent, Self::Dropped, Self::Duplicated, Self::Delayed, Self::Replayed];
+    pub const ALL: [Self; 8] = [
+        Self::Sent,
+        Self::Dropped,
+        Self::Duplicated,
+        Self::Delayed,
+        Self::Replayed,
+        Self::Corrupted,
+        Self::Truncated,
+        Self::Overflowed,
+    ];
 }
 
 /// How often each fate met each command.

@@ -154,10 +154,10 @@ fn still(shape: Shape) -> Drawn {
     let base = Duration::from_millis(1);
     Drawn {
         shape,
-        latency: Latency { base, jitter: Duration::ZERO, tail_chance: 0, tail: Duration::ZERO },
+        latency: Latency { base, uneven: 1, jitter: Duration::ZERO, tail_chance: 0, tail: Duration::ZERO },
         disk: DiskSpeed { read: us(50), write: us(50), flush: us(500) },
         work,
-        links: false,
+        own_lines: false,
         ..Plan::CALM.draw(0)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tigerchat_core::types::Instant;
 use tigerchat_core::wire::frame::Command;
 
-use crate::faults::Crashes;
+use crate::faults::{ClockSteps, Crashes};
 use crate::history::What;
 use crate::network::Place;
 use crate::process::TrapAt;
@@ -21,7 +21,12 @@ use crate::world::{Event, World};
 pub enum Trouble {
     Crash,
     Partition,
-    Mend(Vec<(Place, Place)>),
+    /// Links that are cut come back, and go again so many times.
+    Mend(Vec<(Place, Place)>, u32),
+    Flap(Vec<(Place, Place)>, u32),
+    SlowLink,
+    Reset,
+    ClockStep,
     Pause,
     SlowDisk,
     FastDisk,
@@ -48,11 +53,9 @@ const AIMS: [Command; 12] = [
     Command::Pong,
 ];
 
-/// Starts that end before they are through.
 /// A partition that ends takes the leader with it.
 const LEADER_DIES_AT_MEND: Ppm = 300_000;
-/// A partition leaves the links of edges alone.
-const EDGES_REACH_ALL: Ppm = 350_000;
+/// Starts that end before they are through.
 const CRASH_WHILE_STARTING: Ppm = 150_000;
 
 impl World<'_> {
@@ -61,6 +64,9 @@ impl World<'_> {
         let kinds = [
             (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
+            (self.drawn.slow_links.as_ref().map(|knob| knob.every), Trouble::SlowLink),
+            (self.drawn.resets, Trouble::Reset),
+            (self.clock_steps().map(|knob| knob.every), Trouble::ClockStep),
             (self.drawn.pauses.as_ref().map(|knob| knob.every), Trouble::Pause),
             (self.drawn.slow_disk.as_ref().map(|knob| knob.spell), Trouble::SlowDisk),
             (self.drawn.damage.as_ref().map(|knob| knob.every), Trouble::Damage),
@@ -80,8 +86,8 @@ impl World<'_> {
     }
 
     pub(crate) fn make_trouble(&mut self, trouble: Trouble) {
-        if let Trouble::Mend(links) | Trouble::Spring(links, _) = &trouble {
-            links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, false));
+        if let Trouble::Mend(links, _) | Trouble::Spring(links, _) = &trouble {
+            self.set_cut(links, false);
         }
         if self.healed {
             return;
@@ -89,7 +95,18 @@ impl World<'_> {
         match trouble {
             Trouble::Crash => self.some_crash(),
             Trouble::Partition => self.some_partition(),
-            Trouble::Mend(_) => self.perhaps_lose_leader(),
+            Trouble::Mend(links, 0) => {
+                drop(links);
+                self.perhaps_lose_leader();
+            }
+            Trouble::Mend(links, flaps) => self.flap_after(Trouble::Flap(links, flaps)),
+            Trouble::Flap(links, flaps) => {
+                self.set_cut(&links, true);
+                self.flap_after(Trouble::Mend(links, flaps - 1));
+            }
+            Trouble::SlowLink => self.some_slow_link(),
+            Trouble::Reset => self.some_reset(),
+            Trouble::ClockStep => self.some_clock_step(),
             Trouble::Pause => self.some_pause(),
             Trouble::SlowDisk => self.change_disk(true),
             Trouble::FastDisk => self.change_disk(false),
@@ -151,7 +168,7 @@ impl World<'_> {
         None
     }
 
-    fn victim(&mut self, at_primary: Ppm) -> Place {
+    pub(crate) fn victim(&mut self, at_primary: Ppm) -> Place {
         let any = self.random.index(self.replicas());
         let wanted = self.random.chance(at_primary);
         self.primary().filter(|_| wanted).unwrap_or(any)
@@ -208,33 +225,17 @@ impl World<'_> {
         }
     }
 
-    fn some_partition(&mut self) {
-        let Some(knobs) = self.drawn.partitions.clone() else { return };
-        self.trouble_after(knobs.every, Trouble::Partition);
-        let one_way = self.random.chance(knobs.one_way);
-        let victim = self.victim(knobs.at_primary);
-        let places = self.processes.len();
-        let sides: Vec<bool> = if self.random.chance(300_000) {
-            (0..places).map(|_| self.random.chance(500_000)).collect()
-        } else {
-            // Edges reach the one that its peers can't, or the others, or both.
-            let edges_too = self.random.chance(500_000);
-            let replicas = self.replicas();
-            (0..places).map(|place| place == victim || (place >= replicas && !edges_too)).collect()
-        };
-        let edges_reach_all = self.random.chance(EDGES_REACH_ALL);
-        let outward = self.random.chance(500_000);
-        let replicas = self.replicas();
-        let pairs = (0..places).flat_map(|from| (0..places).map(move |to| (from, to)));
-        let cut = pairs.filter(|(from, to)| {
-            let crosses = sides[*from] != sides[*to];
-            let spared = edges_reach_all && (*from >= replicas || *to >= replicas);
-            crosses && !spared && (!one_way || sides[*from] == outward)
-        });
-        let links: Vec<(Place, Place)> = cut.collect();
-        links.iter().for_each(|(from, to)| self.network.set_cut(*from, *to, true));
-        let end = self.now.after(self.random.duration(&knobs.lasting));
-        self.schedule(end, Event::Trouble(Trouble::Mend(links)));
+    fn clock_steps(&self) -> Option<ClockSteps> {
+        self.drawn.clocks.as_ref()?.steps.clone()
+    }
+
+    fn some_clock_step(&mut self) {
+        let Some(knobs) = self.clock_steps() else { return };
+        self.trouble_after(knobs.every, Trouble::ClockStep);
+        let place = self.random.index(self.processes.len());
+        let by = self.random.duration(&(Duration::ZERO..=knobs.most));
+        let back = self.random.chance(knobs.back);
+        self.processes[place].skew.step(by, back);
     }
 
     fn some_pause(&mut self) {

@@ -27,7 +27,7 @@ use crate::connections::{Connections, Crossing};
 use crate::disk::{Disk, DiskCounts, Step, Ticket};
 use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
-use crate::network::{Network, Place};
+use crate::network::{Arriving, Network, Place};
 use crate::observer::{Watch, final_of};
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::random::Random;
@@ -48,6 +48,7 @@ pub enum Event {
         to: Place,
         command: Command,
         bytes: Bytes,
+        connection: Option<u32>,
     },
     Disk {
         place: Place,
@@ -122,7 +123,7 @@ pub struct World<'a> {
     watches: Vec<Watch>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
-    arrivals: Vec<Instant>,
+    arrivals: Vec<Arriving>,
     observer: &'a mut Observer<'a>,
 }
 
@@ -142,23 +143,18 @@ impl<'a> World<'a> {
         let places = replicas + usize::from(drawn.shape.edges);
         let processes = (0..places)
             .map(|place| {
-                let skew = Skew::draw(drawn.clock_offset, &mut random);
+                let skew = Skew::draw(drawn.clocks.as_ref(), &mut random);
                 match place.checked_sub(replicas) {
                     None => replica_process(place, &config, &drawn, skew, seed),
                     Some(edge) => Process::new(Role::Edge(edge), Pool::new(&edge_classes()), None, skew),
                 }
             })
             .collect();
-        let network = Network::new(
-            places,
-            drawn.latency.clone(),
-            drawn.frames.clone(),
-            Random::new(seed, "network", 0),
-        );
+        let network = Network::new(places, &drawn, Random::new(seed, "network", 0));
         let mut world = Self {
             now: Instant(0),
             users: Users::new(&drawn, seed),
-            connections: Connections::new(drawn.links.then(|| Random::new(seed, "connections", 0))),
+            connections: Connections::new(drawn.own_lines.then(|| Random::new(seed, "connections", 0))),
             drawn,
             processes,
             network,
@@ -297,7 +293,14 @@ impl<'a> World<'a> {
                     self.turn(place);
                 }
             }
-            Event::Arrival { from, to, command, bytes } => self.arrive(from, to, command, bytes),
+            Event::Arrival { from, to, command, bytes, connection } => {
+                self.count(2, (from as u64) << 32 | to as u64, beginning(&bytes));
+                if self.network.carries(from, to, connection) && self.processes[to].is_up() {
+                    self.inform(to, Inbound::Frame { from, bytes });
+                } else {
+                    self.network.lost(command);
+                }
+            }
             Event::Disk { place, ticket } => self.on_disk(place, ticket),
             Event::Reset { place, peer, address } => {
                 self.count(4, place as u64, peer as u64);
@@ -338,16 +341,6 @@ impl<'a> World<'a> {
         }
     }
 
-    fn arrive(&mut self, from: Place, to: Place, command: Command, bytes: Bytes) {
-        let (digest, _) = bytes.split_first_chunk::<8>().expect("a frame has a header");
-        self.count(2, (from as u64) << 32 | to as u64, u64::from_le_bytes(*digest));
-        if self.network.is_up(from, to) && self.processes[to].is_up() {
-            self.inform(to, Inbound::Frame(bytes));
-        } else {
-            self.network.lost(command);
-        }
-    }
-
     fn on_disk(&mut self, place: Place, ticket: Ticket) {
         self.count(3, place as u64, 0);
         let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
@@ -385,6 +378,9 @@ impl<'a> World<'a> {
             return self.plan_turn(place, self.now);
         }
         let acts = process.turn(self.now);
+        for from in std::mem::take(&mut self.processes[place].refused) {
+            self.network.reset(from, place);
+        }
         self.after_turn(place, acts);
     }
 
@@ -473,9 +469,9 @@ impl<'a> World<'a> {
             return self.network.lost(command);
         };
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        self.network.send(self.now, from, to, command, &mut arrivals);
-        for at in arrivals.drain(..) {
-            self.schedule(at, Event::Arrival { from, to, command, bytes: bytes.clone() });
+        self.network.send(self.now, (from, to), command, bytes, &mut arrivals);
+        for Arriving { at, bytes, connection } in arrivals.drain(..) {
+            self.schedule(at, Event::Arrival { from, to, command, bytes, connection });
         }
         self.arrivals = arrivals;
     }
@@ -592,6 +588,11 @@ impl<'a> World<'a> {
             }
         }
     }
+}
+
+/// The first bytes of a frame: of its digest, unless there is less.
+fn beginning(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(bytes.len() as u64, |digest| u64::from_le_bytes(*digest))
 }
 
 fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew, seed: u64) -> Process {

@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Serialize;
 
 /// What may happen to a message, in the order of the table's columns.
-pub const FATES: [&str; 5] = ["sent", "dropped", "duplicated", "delayed", "replayed"];
+pub const FATES: [&str; 8] =
+    ["sent", "dropped", "duplicated", "delayed", "replayed", "corrupted", "truncated", "overflowed"];
 
 /// Message types by what happened to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -48,12 +49,12 @@ impl Coverage {
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<20}", "message")?;
-        FATES.iter().try_for_each(|fate| write!(f, "{fate:>13}"))?;
+        FATES.iter().try_for_each(|fate| write!(f, "{fate:>12}"))?;
         writeln!(f)?;
         for (message, fates) in &self.counts {
             write!(f, "{message:<20}")?;
             for count in fates {
-                if *count == 0 { write!(f, "{:>13}", "-")? } else { write!(f, "{count:>13}")? }
+                if *count == 0 { write!(f, "{:>12}", "-")? } else { write!(f, "{count:>12}")? }
             }
             writeln!(f)?;
         }
@@ -68,12 +69,12 @@ mod tests {
     #[test]
     fn a_fault_that_never_met_a_message_is_a_gap() {
         let mut coverage = Coverage::default();
-        coverage.add("prepare", [5, 1, 1, 1, 0]);
+        coverage.add("prepare", [5, 1, 1, 1, 0, 1, 1, 1]);
         assert_eq!(coverage.gaps(), ["prepare was never replayed"]);
         let mut other = Coverage::default();
-        other.add("prepare", [1, 0, 0, 0, 1]);
+        other.add("prepare", [1, 0, 0, 0, 1, 0, 0, 0]);
         coverage.merge(&other);
         assert_eq!(coverage.gaps(), [""; 0]);
-        assert!(coverage.to_string().contains("prepare                         6            1"));
+        assert!(coverage.to_string().contains("prepare                        6           1"));
     }
 }
