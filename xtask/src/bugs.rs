@@ -1,10 +1,7 @@
 //! Planted bugs: each patch of `vopr/bugs` makes one mistake on purpose, and the swarm must find it.
 //!
-//! The one law: **the working tree is never touched.** A copy of the tracked files is patched, built and run; a seed
-//! that also fails without the patch finds nothing.
+//! A copy of the tracked files is patched, built and run; a seed that also fails without the patch finds nothing.
 
-use std::collections::BTreeSet;
-use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +9,9 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use serde_json::Value;
+
+use crate::nest::Nest;
+use crate::repository::Outcome;
 
 const HELP: &str = "\
 cargo xtask bugs [--only NAME] [--seeds N] [--list]
@@ -22,8 +22,6 @@ Prints which checker found it at which seed, and fails when a bug survives.
   --only NAME   only patches whose name contains NAME (may be given several times)
   --seeds N     seeds before a bug counts as a survivor [default: 1000]
   --list        only list the bugs and their hazards";
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What was asked for.
 #[derive(Debug, Default)]
@@ -93,7 +91,7 @@ fn hunt_all(options: &Options) -> Outcome<bool> {
         bugs.iter().for_each(|bug| println!("{:<34} {:<10} {}", bug.name, bug.hazard, bug.what));
         return Ok(true);
     }
-    let nest = Nest::new(root)?;
+    let nest = Nest::new(root, "bugs")?;
     nest.renew(root)?;
     let sound =
         nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
@@ -153,61 +151,11 @@ fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
     Ok(bugs)
 }
 
-/// Where bugs are hatched: a copy of the tracked files, and a build folder that all of them share.
-#[derive(Debug)]
-struct Nest {
-    tree: PathBuf,
-    target: PathBuf,
-}
-
+/// What is done to the copy.
 impl Nest {
-    fn new(root: &Path) -> Outcome<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let nest = Self { tree: target.join("bugs/tree"), target: target.join("bugs/target") };
-        fs::create_dir_all(&nest.tree)?;
-        Ok(nest)
-    }
-
-    /// Makes the copy equal to the tracked files. What is equal already keeps its date, so that little is built.
-    fn renew(&self, root: &Path) -> Outcome<()> {
-        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output()?;
-        if !listed.status.success() {
-            return Err("git does not list the tracked files".into());
-        }
-        let listed = String::from_utf8(listed.stdout)?;
-        let tracked: BTreeSet<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
-        for path in &tracked {
-            let (from, to) = (root.join(path), self.tree.join(path));
-            // A tracked file may have been removed from the working tree.
-            let Ok(wanted) = fs::read(&from) else { continue };
-            if fs::read(&to).ok().as_ref() != Some(&wanted) {
-                fs::create_dir_all(to.parent().ok_or("a file has no folder")?)?;
-                fs::write(&to, wanted)?;
-            }
-        }
-        self.remove_strangers(&self.tree, &tracked)
-    }
-
-    fn remove_strangers(&self, folder: &Path, tracked: &BTreeSet<&str>) -> Outcome<()> {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            let name = path.strip_prefix(&self.tree)?.to_string_lossy().replace('\\', "/");
-            if path.is_dir() {
-                self.remove_strangers(&path, tracked)?;
-            } else if !tracked.contains(name.as_str()) && name != "Cargo.lock" {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Builds the swarm of the copy as it is now; the binary gets a name of its own.
     fn build(&self, name: &str) -> Outcome<PathBuf> {
-        let built = Command::new("cargo")
-            .args(["build", "--quiet", "--package", "vopr"])
-            .current_dir(&self.tree)
-            .env("CARGO_TARGET_DIR", &self.target)
-            .output()?;
+        let built = self.cargo().args(["build", "--quiet", "--package", "vopr"]).output()?;
         if !built.status.success() {
             return Err(String::from_utf8_lossy(&built.stderr).into());
         }
@@ -248,7 +196,7 @@ impl Nest {
 }
 
 /// Runs a swarm; the lowest seed that failed, and the checker that noticed.
-fn first_failure(swarm: &Path, arguments: &[&str]) -> Outcome<Option<(u64, String)>> {
+pub(crate) fn first_failure(swarm: &Path, arguments: &[&str]) -> Outcome<Option<(u64, String)>> {
     let report: Value = serde_json::from_slice(&Command::new(swarm).args(arguments).output()?.stdout)?;
     let Some(failure) = report["failures"].get(0) else { return Ok(None) };
     let seed = failure["seed"].as_u64().ok_or("the report names no seed")?;

@@ -3,6 +3,8 @@
 
 mod bugs;
 mod errors;
+mod mutants;
+mod nest;
 mod purity;
 mod repository;
 mod tidy;
@@ -17,14 +19,17 @@ cargo xtask COMMAND
   bugs     plants each bug of vopr/bugs, one at a time, and lets the swarm find it
   ci       runs .ci/run, the gate of every change; `ci fast` is its quick part
   errors   writes docs/errors.md from the registry; with --check only compares
+  mutants  makes small mistakes in core/src/vsr, one at a time, and looks whether tests or swarm notice
   purity   checks that core cannot reach a clock, a socket, a thread or the operating system
   tidy     checks lengths, leftovers, silenced lints and traces of one machine";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next();
-    if command.as_deref() == Some("bugs") {
-        return bugs::run(arguments);
+    match command.as_deref() {
+        Some("bugs") => return bugs::run(arguments),
+        Some("mutants") => return mutants::run(arguments),
+        _ => {}
     }
     let arguments: Vec<String> = arguments.collect();
     let outcome = match command.as_deref() {

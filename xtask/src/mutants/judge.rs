@@ -1,0 +1,183 @@
+//! Whether anybody notices a mutant: the tests of core, then a swarm.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::farm::Farm;
+use crate::repository::Outcome;
+
+/// Worlds that a swarm runs before it is asked again: one that hangs costs no more than these.
+const ROUND: u64 = 30;
+/// A program may take so many times as long as without a mutant, and so long at least.
+const PATIENCE: u32 = 20;
+const LEAST: Duration = Duration::from_secs(60);
+/// No program needs as much memory (in kB); a mutant may.
+const MEMORY: &str = "6000000";
+
+/// How a mutant ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// By a test, or by a checker of the swarm.
+    Caught(String),
+    /// Something ran for so long that it was ended.
+    TimedOut(String),
+    Survived,
+}
+
+/// What is true without any mutant.
+#[derive(Debug)]
+pub(crate) struct Judge<'a> {
+    farm: &'a Farm,
+    seeds: u64,
+    /// In the order in which they are asked, with how long they may take.
+    tests: Vec<(&'a str, &'a Path, Duration)>,
+    round: Duration,
+    /// Seeds that fail without a mutant: they tell nothing.
+    unsound: BTreeSet<u64>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+struct Ended {
+    /// Not set: it was ended.
+    success: Option<bool>,
+    output: Vec<u8>,
+}
+
+impl<'a> Judge<'a> {
+    /// Runs everything without a mutant first.
+    pub(crate) fn new(farm: &'a Farm, seeds: u64, scratch: &Path) -> Outcome<Self> {
+        let mut judge = Self { farm, seeds, tests: Vec::new(), round: LEAST, unsound: BTreeSet::new() };
+        for (name, path) in &farm.tests {
+            let began = Instant::now();
+            let ended = judge.run(path, &[], None, 10 * LEAST, scratch)?;
+            if ended.success != Some(true) {
+                return Err(format!("the tests of {name} fail without a mutant").into());
+            }
+            judge.tests.push((name, path, began.elapsed()));
+        }
+        judge.tests.sort_by_key(|(_, _, took)| *took);
+        judge.tests.iter_mut().for_each(|(_, _, took)| *took = LEAST.max(*took * PATIENCE));
+        for start in (0..seeds).step_by(usize::try_from(ROUND)?) {
+            let began = Instant::now();
+            let many = ROUND.min(seeds - start);
+            let failures = judge.worlds(start, many, false, None, 10 * LEAST, scratch)?;
+            judge.unsound.extend(failures.into_iter().flatten().map(|(seed, _)| seed));
+            judge.round = judge.round.max(began.elapsed() * PATIENCE);
+        }
+        if !judge.unsound.is_empty() {
+            eprintln!("seeds that fail without a mutant tell nothing: {:?}", judge.unsound);
+        }
+        Ok(judge)
+    }
+
+    pub(crate) fn judge(&self, mutant: u32, scratch: &Path) -> Outcome<Verdict> {
+        for (name, path, patience) in &self.tests {
+            let ended = self.run(path, &[], Some(mutant), *patience, scratch)?;
+            match ended.success {
+                Some(true) => {}
+                Some(false) => return Ok(Verdict::Caught(failed_test(name, &ended.output))),
+                None => return Ok(Verdict::TimedOut((*name).to_owned())),
+            }
+        }
+        let mut start = 0;
+        while start < self.seeds {
+            let many = ROUND.min(self.seeds - start);
+            let Some(failures) = self.worlds(start, many, true, Some(mutant), self.round, scratch)? else {
+                return Ok(Verdict::TimedOut("swarm".to_owned()));
+            };
+            match failures.into_iter().next() {
+                Some((seed, _)) if self.unsound.contains(&seed) => start = seed + 1,
+                Some((seed, checker)) => return Ok(Verdict::Caught(format!("seed {seed}, {checker}"))),
+                None => start += many,
+            }
+        }
+        Ok(Verdict::Survived)
+    }
+
+    /// Runs some worlds; the seeds that failed, with the checker that noticed. None if it did not end.
+    fn worlds(
+        &self,
+        start: u64,
+        many: u64,
+        first: bool,
+        mutant: Option<u32>,
+        patience: Duration,
+        scratch: &Path,
+    ) -> Outcome<Option<Vec<(u64, String)>>> {
+        let (start_text, many) = (start.to_string(), many.to_string());
+        let mut arguments = vec!["--json", "--jobs", "1", "--start", &start_text, "--seeds", &many];
+        if first {
+            arguments.push("--stop-at-first");
+        }
+        let ended = self.run(&self.farm.swarm, &arguments, mutant, patience, scratch)?;
+        if ended.success.is_none() {
+            return Ok(None);
+        }
+        let Ok(report) = serde_json::from_slice::<Value>(&ended.output) else {
+            return Ok(Some(vec![(start, "the swarm itself broke".to_owned())]));
+        };
+        let failures = report["failures"].as_array().map_or(&[][..], Vec::as_slice);
+        let told =
+            |failure: &Value| Some((failure["seed"].as_u64()?, failure["checker"].as_str()?.to_owned()));
+        Ok(Some(failures.iter().filter_map(told).collect()))
+    }
+
+    fn run(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        mutant: Option<u32>,
+        patience: Duration,
+        scratch: &Path,
+    ) -> Outcome<Ended> {
+        let out: PathBuf = scratch.join("output");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"")]).arg(program).args(arguments);
+        command.current_dir(&self.farm.folder).env("RUST_TEST_THREADS", "1").env_remove("MUTANT");
+        if let Some(mutant) = mutant {
+            command.env("MUTANT", mutant.to_string());
+        }
+        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let began = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        let success = loop {
+            if let Some(status) = child.try_wait()? {
+                break Some(status.success());
+            }
+            if began.elapsed() > patience {
+                child.kill()?;
+                child.wait()?;
+                break None;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        Ok(Ended { success, output: fs::read(&out)? })
+    }
+}
+
+/// The first test that a program said has failed.
+fn failed_test(program: &str, output: &[u8]) -> String {
+    let output = String::from_utf8_lossy(output);
+    let failed = output.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    failed.map_or_else(|| format!("{program} (it broke)"), |test| format!("{program}: {test}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failed_test_is_named() {
+        let output = b"\nrunning 2 tests\ntest a ... ok\ntest h04_x ... FAILED\n\nfailures:\n";
+        assert_eq!(failed_test("hazards", output), "hazards: h04_x");
+        assert_eq!(failed_test("hazards", b"running 2 tests\n"), "hazards (it broke)");
+    }
+}

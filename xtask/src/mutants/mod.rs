@@ -1,0 +1,235 @@
+//! Mutation testing of replication: one small mistake at a time in `core/src/vsr`, and somebody must notice.
+//!
+//! All mutants are in one build, chosen by an environment variable; a build for each would take days.
+
+mod farm;
+mod judge;
+mod results;
+mod sites;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use sha2::{Digest as _, Sha256};
+
+use self::farm::{Farm, Mutant};
+use self::judge::{Judge, Verdict};
+use self::results::{Entry, Results};
+use crate::nest::build_folder;
+use crate::repository::{Outcome, root};
+
+const HELP: &str = "\
+cargo xtask mutants [--sample N] [--seed S] [--only TEXT] [--seeds N] [--jobs N] [--missed] [--list] [--json]
+
+Makes mutants of core/src/vsr in a copy of the tracked files, all in one build. Each is run against the tests of core
+and, if these notice nothing, against a swarm. Prints every survivor; fails when less than 95 % are caught.
+Goes on where it was ended: results are kept beside the build, in mutants.json, for as long as the programs are
+the same. vopr/mutants.txt lists the mutants that mean the same as the original; they are not run.
+
+  --sample N    so many mutants, drawn from all [default: all]
+  --seed S      another draw [default: 0]
+  --only TEXT   only mutants whose name (file function: what) contains TEXT
+  --seeds N     worlds of the swarm [default: 300]
+  --jobs N      mutants at a time [default: one for each core]
+  --missed      only mutants that survived the last time
+  --list        only list the mutants
+  --json        print the results as JSON";
+
+/// Mutants of which less are caught fail the run, in percent.
+const FLOOR: usize = 95;
+
+#[derive(Debug)]
+struct Options {
+    sample: Option<usize>,
+    seed: u64,
+    only: Vec<String>,
+    seeds: u64,
+    jobs: usize,
+    missed: bool,
+    list: bool,
+    json: bool,
+}
+
+pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    match parse(arguments).and_then(|options| options.map_or(Ok(true), |options| hunt(&options))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mutants: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options {
+        sample: None,
+        seed: 0,
+        only: Vec::new(),
+        seeds: 300,
+        jobs,
+        missed: false,
+        list: false,
+        json: false,
+    };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--sample" => options.sample = Some(value()?.parse()?),
+            "--seed" => options.seed = value()?.parse()?,
+            "--only" => options.only.push(value()?),
+            "--seeds" => options.seeds = value()?.parse()?,
+            "--jobs" => options.jobs = value()?.parse::<usize>()?.clamp(1, 64),
+            "--missed" => options.missed = true,
+            "--list" => options.list = true,
+            "--json" => options.json = true,
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return Ok(None);
+            }
+            other => return Err(format!("unknown argument {other}; --help tells which there are").into()),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn hunt(options: &Options) -> Outcome<bool> {
+    let root = root();
+    let equivalent = results::read_equivalents(&root.join("vopr/mutants.txt"))?;
+    if options.list {
+        for mutant in choose(options, farm::list(&root)?, &equivalent, None) {
+            println!("{}:{}: {}", mutant.file, mutant.mutation.line, mutant.name);
+        }
+        return Ok(true);
+    }
+    let farm = Farm::build(&root)?;
+    let kept = build_folder(&root).join("mutants.json");
+    let results = Results::load(&kept, &farm.digest);
+    let missed = options.missed.then(|| results.missed());
+    let chosen = choose(options, farm.mutants.clone(), &equivalent, missed.as_deref());
+    let folder = build_folder(&root).join("mutants/scratch");
+    let began = Instant::now();
+    let results = Mutex::new(results);
+    judge_all(&farm, options, &chosen, &results, &folder)?;
+    let results = results.into_inner().map_err(|_| "a mutant could not be judged")?;
+    let known =
+        equivalent.keys().filter(|name| farm.mutants.iter().any(|mutant| mutant.name == **name)).count();
+    let report = results.report(&chosen, &farm, known, began.elapsed());
+    for name in equivalent.keys().filter(|name| !farm.mutants.iter().any(|mutant| mutant.name == **name)) {
+        eprintln!("vopr/mutants.txt names a mutant that there is not: {name}");
+    }
+    if options.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.viable() > 0 && report.noticed() * 100 >= FLOOR * report.viable())
+}
+
+/// The mutants to run: the same draw whenever their names are the same, wherever in the file they have moved to.
+fn choose(
+    options: &Options,
+    mut mutants: Vec<Mutant>,
+    equivalent: &BTreeMap<String, String>,
+    missed: Option<&[String]>,
+) -> Vec<Mutant> {
+    mutants.retain(|mutant| {
+        !equivalent.contains_key(&mutant.name)
+            && (options.only.is_empty() || options.only.iter().any(|only| mutant.name.contains(only)))
+            && missed.is_none_or(|missed| missed.contains(&mutant.name))
+    });
+    if let Some(sample) = options.sample {
+        mutants.sort_by_cached_key(|mutant| Sha256::digest(format!("{} {}", options.seed, mutant.name)));
+        mutants.truncate(sample);
+    }
+    mutants.sort_by_key(|mutant| mutant.number);
+    mutants
+}
+
+fn judge_all(
+    farm: &Farm,
+    options: &Options,
+    chosen: &[Mutant],
+    results: &Mutex<Results>,
+    folder: &Path,
+) -> Outcome<()> {
+    let waiting: Vec<&Mutant> = {
+        let results = results.lock().map_err(|_| "a mutant could not be judged")?;
+        chosen.iter().filter(|mutant| results.get(&mutant.name, options.seeds).is_none()).collect()
+    };
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let scratch = |worker: usize| -> Outcome<PathBuf> {
+        let scratch = folder.join(worker.to_string());
+        fs::create_dir_all(&scratch)?;
+        Ok(scratch)
+    };
+    eprintln!("running everything without a mutant first");
+    let judge = Judge::new(farm, options.seeds, &scratch(0)?)?;
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = |worker: usize| -> Result<(), String> {
+        let scratch = scratch(worker).map_err(|error| error.to_string())?;
+        while let Some(mutant) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let began = Instant::now();
+            let verdict = judge.judge(mutant.number, &scratch).map_err(|error| error.to_string())?;
+            let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+            let told = match &verdict {
+                Verdict::Caught(by) => format!("caught by {by}"),
+                Verdict::TimedOut(what) => format!("ended, {what} ran too long"),
+                Verdict::Survived => "SURVIVED".to_owned(),
+            };
+            eprintln!("{count}/{} {} s  {}  {told}", waiting.len(), began.elapsed().as_secs(), mutant.name);
+            let entry = Entry::new(mutant, &verdict, options.seeds, began.elapsed());
+            let mut results = results.lock().map_err(|_| "a mutant could not be judged")?;
+            results.keep(entry).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let workers: Vec<_> = (0..options.jobs).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker broke".to_owned())?)
+    })
+    .map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replication_has_many_mutants_and_each_has_a_name_of_its_own() {
+        let mutants = farm::list(&root()).unwrap();
+        assert!(mutants.len() > 1000);
+        let names: std::collections::BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
+        assert_eq!(names.len(), mutants.len());
+    }
+
+    #[test]
+    fn a_draw_is_repeatable() {
+        let options =
+            parse(["--sample", "20", "--seed", "3"].map(str::to_owned).into_iter()).unwrap().unwrap();
+        let draw = || {
+            let drawn = choose(&options, farm::list(&root()).unwrap(), &BTreeMap::new(), None);
+            drawn.into_iter().map(|mutant| mutant.name).collect::<Vec<_>>()
+        };
+        assert_eq!((draw().len(), draw()), (20, draw()));
+    }
+
+    #[test]
+    fn each_mutant_that_is_excused_has_a_reason_and_exists() {
+        let excused = results::read_equivalents(&root().join("vopr/mutants.txt")).unwrap();
+        let mutants = farm::list(&root()).unwrap();
+        for (name, reason) in excused {
+            assert!(!reason.is_empty(), "{name}");
+            assert!(mutants.iter().any(|mutant| mutant.name == name), "there is no mutant {name}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What became of each mutant: kept on disk while they are run, told at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::farm::{Farm, Mutant};
+use super::judge::Verdict;
+use crate::repository::Outcome;
+
+/// One mutant, judged.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    name: String,
+    file: String,
+    line: usize,
+    /// `caught`, `timeout` or `survived`.
+    verdict: String,
+    by: String,
+    seeds: u64,
+    seconds: u64,
+}
+
+/// What is known of the programs of one digest.
+#[derive(Debug)]
+pub(crate) struct Results {
+    path: PathBuf,
+    digest: String,
+    entries: BTreeMap<String, Entry>,
+    /// Survivors of whatever was judged last.
+    missed: Vec<String>,
+}
+
+/// The end of a run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    entries: Vec<Entry>,
+    all: usize,
+    dropped: usize,
+    equivalent: usize,
+    seconds: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(mutant: &Mutant, verdict: &Verdict, seeds: u64, took: Duration) -> Self {
+        let (verdict, by) = match verdict {
+            Verdict::Caught(by) => ("caught", by.clone()),
+            Verdict::TimedOut(by) => ("timeout", by.clone()),
+            Verdict::Survived => ("survived", String::new()),
+        };
+        Self {
+            name: mutant.name.clone(),
+            file: mutant.file.clone(),
+            line: mutant.mutation.line,
+            verdict: verdict.to_owned(),
+            by,
+            seeds,
+            seconds: took.as_secs(),
+        }
+    }
+
+    fn from_json(value: &Value) -> Option<Self> {
+        let text = |field: &str| Some(value[field].as_str()?.to_owned());
+        Some(Self {
+            name: text("name")?,
+            file: text("file")?,
+            line: usize::try_from(value["line"].as_u64()?).ok()?,
+            verdict: text("verdict")?,
+            by: text("by")?,
+            seeds: value["seeds"].as_u64()?,
+            seconds: value["seconds"].as_u64()?,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "name": self.name, "file": self.file, "line": self.line, "verdict": self.verdict,
+            "by": self.by, "seeds": self.seeds, "seconds": self.seconds,
+        })
+    }
+
+    fn survived(&self) -> bool {
+        self.verdict == "survived"
+    }
+}
+
+impl Results {
+    /// What is kept, if it is of these programs. Survivors are remembered in any case.
+    pub(crate) fn load(path: &Path, digest: &str) -> Self {
+        let kept: Value =
+            fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let entries = kept["mutants"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut entries: BTreeMap<String, Entry> =
+            entries.iter().filter_map(Entry::from_json).map(|entry| (entry.name.clone(), entry)).collect();
+        let missed =
+            entries.values().filter(|entry| entry.survived()).map(|entry| entry.name.clone()).collect();
+        if kept["digest"] != digest {
+            entries.clear();
+        }
+        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed }
+    }
+
+    pub(crate) fn missed(&self) -> Vec<String> {
+        self.missed.clone()
+    }
+
+    /// What is known of a mutant. One that survived fewer worlds than are asked for is not known.
+    pub(crate) fn get(&self, name: &str, seeds: u64) -> Option<&Entry> {
+        self.entries.get(name).filter(|entry| !entry.survived() || entry.seeds >= seeds)
+    }
+
+    pub(crate) fn keep(&mut self, entry: Entry) -> Outcome<()> {
+        self.entries.insert(entry.name.clone(), entry);
+        let entries: Vec<Value> = self.entries.values().map(Entry::to_json).collect();
+        let text = serde_json::to_string_pretty(&json!({ "digest": self.digest, "mutants": entries }))?;
+        let draft = self.path.with_extension("draft");
+        fs::write(&draft, text)?;
+        fs::rename(draft, &self.path)?;
+        Ok(())
+    }
+
+    pub(crate) fn report(&self, chosen: &[Mutant], farm: &Farm, equivalent: usize, took: Duration) -> Report {
+        let entries = chosen.iter().filter_map(|mutant| self.entries.get(&mutant.name).cloned()).collect();
+        let (all, dropped) = (farm.mutants.len(), farm.dropped);
+        Report { entries, all, dropped, equivalent, seconds: took.as_secs() }
+    }
+}
+
+impl Report {
+    pub(crate) fn viable(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Caught, or ended because they ran on and on: both are seen by whoever runs the tests.
+    pub(crate) fn noticed(&self) -> usize {
+        self.entries.iter().filter(|entry| !entry.survived()).count()
+    }
+
+    fn count(&self, file: Option<&str>, verdict: &str) -> usize {
+        let of_file = self.entries.iter().filter(|entry| file.is_none_or(|file| entry.file == file));
+        of_file.filter(|entry| entry.verdict == verdict).count()
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "mutants": self.all, "not_compiling": self.dropped, "equivalent": self.equivalent,
+            "viable": self.viable(), "noticed": self.noticed(), "seconds": self.seconds,
+            "caught": self.count(None, "caught"), "timeouts": self.count(None, "timeout"),
+            "by_swarm": self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count(),
+            "survivors": self.entries.iter().filter(|entry| entry.survived()).map(Entry::to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<34} {:>7} {:>8} {:>9}", "file", "caught", "timeout", "survived")?;
+        let mut files: Vec<&str> = self.entries.iter().map(|entry| entry.file.as_str()).collect();
+        files.dedup();
+        for file in files.into_iter().map(Some).chain([None]) {
+            let [caught, timeout, survived] =
+                ["caught", "timeout", "survived"].map(|verdict| self.count(file, verdict));
+            writeln!(f, "{:<34} {caught:>7} {timeout:>8} {survived:>9}", file.unwrap_or("all"))?;
+        }
+        for entry in self.entries.iter().filter(|entry| entry.survived()) {
+            writeln!(f, "survived: {}:{}: {}", entry.file, entry.line, entry.name)?;
+        }
+        let viable = self.viable().max(1);
+        let permille = self.noticed() * 1000 / viable;
+        let swarm = self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count();
+        writeln!(
+            f,
+            "{} of {} mutants noticed ({}.{} %), {swarm} of them by the swarm alone, in {} s; there are {}, {} more do not compile, {} are excused",
+            self.noticed(),
+            self.viable(),
+            permille / 10,
+            permille % 10,
+            self.seconds,
+            self.all,
+            self.dropped,
+            self.equivalent,
+        )
+    }
+}
+
+/// The mutants that mean the same as the original: a line with the name, then indented why.
+pub(crate) fn read_equivalents(path: &Path) -> Outcome<BTreeMap<String, String>> {
+    let mut excused: BTreeMap<String, String> = BTreeMap::new();
+    let mut last = None;
+    let text = fs::read_to_string(path)?;
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+        if line.starts_with(' ') {
+            let name: &String = last.as_ref().ok_or("vopr/mutants.txt begins with a reason")?;
+            let reason = excused.entry(name.clone()).or_default();
+            reason.push_str(line.trim());
+        } else {
+            excused.insert(line.to_owned(), String::new());
+            last = Some(line.to_owned());
+        }
+    }
+    Ok(excused)
+}
