@@ -30,9 +30,9 @@ impl Skew {
     #[must_use]
     pub fn draw(clocks: Option<&Clocks>, random: &mut Random) -> Self {
         let mono = random.below(1 << 40);
-        let Some(clocks) = clocks else { return Self { mono, ..Self::default() } };
         let mut either = |most: u64| signed(random.within(0..=2 * most)) - signed(most);
-        Self { mono, wall: either(nanos(clocks.offset)), drift: either(clocks.drift.into()) }
+        let wall = either(clocks.map_or(0, |clocks| nanos(clocks.offset)));
+        Self { mono, wall, drift: clocks.map_or(0, |clocks| either(clocks.drift.into())) }
     }
 
     /// What the process's clocks show when the world's shows `now`.

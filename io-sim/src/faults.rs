@@ -14,6 +14,7 @@ use std::time::Duration;
 pub use clocks::{ClockSteps, Clocks};
 pub use links::{Bandwidth, FrameFaults, Latency, PartitionShape, Partitions, SlowLinks};
 
+use crate::aim::{self, Aim};
 use crate::damage::Harm;
 use tigerchat_core::vsr::quorum::Quorums;
 
@@ -29,6 +30,8 @@ pub struct Plan {
     /// Narrow links, slow links, connections that are reset.
     pub links: Ppm,
     pub crashes: Ppm,
+    /// Processes struck at points of the protocol: [`crate::aim`].
+    pub aims: Ppm,
     /// Crashes that lose what was not durable.
     pub power: Ppm,
     /// Slow ones, full ones, ones that refuse.
@@ -52,6 +55,7 @@ impl Plan {
         partitions: 650_000,
         links: 400_000,
         crashes: 900_000,
+        aims: 700_000,
         power: 600_000,
         disks: 500_000,
         damage: 600_000,
@@ -69,6 +73,7 @@ impl Plan {
         partitions: 0,
         links: 0,
         crashes: 0,
+        aims: 0,
         power: 0,
         disks: 0,
         damage: 0,
@@ -124,6 +129,8 @@ impl Plan {
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
         let ambushes = random.chance(self.crashes / 2).then(|| ms(500..=3_000, &mut random));
+        let aims = if random.chance(self.aims) { aim::draw(seed, &mut random) } else { Vec::new() };
+        let depositions = random.chance(self.partitions).then(|| ms(400..=2_500, &mut random));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
         let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, &shape));
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
@@ -143,6 +150,8 @@ impl Plan {
             partitions,
             crashes,
             ambushes,
+            aims,
+            depositions,
             slow_disk,
             damage,
             disk_errors,
@@ -177,6 +186,9 @@ pub struct Drawn {
     pub crashes: Option<Crashes>,
     /// Mean time between ambushes ([`crate::ambush`]).
     pub ambushes: Option<Duration>,
+    pub aims: Vec<Aim>,
+    /// Mean time between depositions ([`crate::deposed`]).
+    pub depositions: Option<Duration>,
     pub slow_disk: Option<SlowDisk>,
     pub damage: Option<Damage>,
     pub disk_errors: Option<DiskErrors>,
@@ -189,6 +201,14 @@ pub struct Drawn {
     pub breaks: Option<Duration>,
     /// A minority stays broken after the healing.
     pub broken: bool,
+}
+
+impl Drawn {
+    /// Whether processes end by themselves, and so come back by themselves; otherwise a script does both.
+    #[must_use]
+    pub fn somebody_falls(&self) -> bool {
+        self.crashes.is_some() || !self.aims.is_empty() || self.depositions.is_some()
+    }
 }
 
 /// The cluster.
@@ -444,10 +464,12 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 14] = [
+        let knobs: [fn(&Drawn) -> bool; 16] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
+            |drawn| !drawn.aims.is_empty(),
+            |drawn| drawn.depositions.is_some(),
             |drawn| drawn.slow_disk.is_some(),
             |drawn| drawn.pauses.is_some(),
             |drawn| drawn.damage.is_some(),

@@ -8,10 +8,12 @@
 //! table in random order; every random number comes from a stream that the seed and a purpose name.
 #![forbid(unsafe_code)]
 
+pub mod aim;
 mod ambush;
 pub mod clock;
 pub mod connections;
 pub mod damage;
+mod deposed;
 pub mod disk;
 pub mod faults;
 pub mod history;

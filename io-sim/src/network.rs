@@ -63,8 +63,11 @@ impl Network {
     pub fn new(places: usize, drawn: &Drawn, mut random: Random) -> Self {
         let latency = drawn.latency.clone();
         let mut link = || {
-            let uneven = random.within(1_000..=u64::from(latency.uneven) * 1_000);
-            let base = Duration::from_nanos(nanos(latency.base) * uneven / 1_000);
+            let times = match latency.uneven {
+                1 => 1_000,
+                most => random.within(1_000..=u64::from(most) * 1_000),
+            };
+            let base = Duration::from_nanos(nanos(latency.base) * times / 1_000);
             Link { base, ..Link::default() }
         };
         let links = (0..places * places).map(|_| link()).collect();

@@ -31,6 +31,12 @@ impl Watch {
         self.executed = 0;
     }
 
+    /// Its status, and whether it leads its view.
+    #[must_use]
+    pub fn stance(&self) -> Option<(Status, bool)> {
+        self.last.map(|last| (last.status, last.is_primary))
+    }
+
     /// Compares with the last look. Also collects the views in which a replica was normal.
     pub fn look(
         &mut self,

@@ -15,6 +15,7 @@ use tigerchat_core::types::{Address, ConnectionId, Instant, Now, ReplicaId};
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER, Frame, FrameHeader};
 use zerocopy::IntoBytes;
 
+use crate::aim::Point;
 use crate::clock::Skew;
 use crate::disk::Disk;
 use crate::network::Place;
@@ -52,6 +53,8 @@ pub struct Process {
     /// It stands still until then.
     pub paused_until: Instant,
     pub trap: Option<Trap>,
+    /// What its next turn handles, as long as somebody aims.
+    pub handled: Vec<Point>,
     /// A frame that found no buffer.
     pub starved: u64,
     /// Who sent a frame that was damaged when it came: those connections are closed.
@@ -115,6 +118,7 @@ impl Process {
             turn_at: None,
             paused_until: Instant(0),
             trap: None,
+            handled: Vec::new(),
             starved: 0,
             refused: Vec::new(),
             acts: Vec::new(),
@@ -164,6 +168,7 @@ impl Process {
         self.address = None;
         self.inbox.clear();
         self.acts.clear();
+        self.handled.clear();
         self.turn_at = None;
         self.trap = None;
         self.paused_until = Instant(0);

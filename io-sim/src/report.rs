@@ -5,6 +5,7 @@ use std::time::Duration;
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
+use crate::aim::Struck;
 use crate::disk::DiskCounts;
 use crate::history::Final;
 
@@ -71,6 +72,8 @@ pub struct RunReport {
     /// Views after the first in which some replica reached normal status.
     pub view_changes: u64,
     pub frames: FrameCounts,
+    /// Processes struck where they were aimed at.
+    pub struck: Struck,
     pub disks: DiskCounts,
     /// Frames that a receiver had no buffer for.
     pub starved: u64,

@@ -52,6 +52,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
         crashes: world.crashes,
         view_changes: world.views.iter().filter(|view| **view > 0).count() as u64,
         frames: world.network.counts().clone(),
+        struck: std::mem::take(&mut world.struck),
         disks: world.disk_counts(),
         starved: world.starved(),
         virtual_time,

@@ -4,6 +4,7 @@
 //! of the world stays as broken as it is.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tigerchat_core::types::Instant;
@@ -32,6 +33,10 @@ pub enum Trouble {
     FastDisk,
     Damage,
     FullDisk,
+    /// The primary is cut off from its peers.
+    Depose,
+    /// The one who was cut off then comes back, if it has not yet.
+    Redeem(Instant),
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -57,6 +62,9 @@ const AIMS: [Command; 12] = [
 const LEADER_DIES_AT_MEND: Ppm = 300_000;
 /// Starts that end before they are through.
 const CRASH_WHILE_STARTING: Ppm = 150_000;
+/// Who falls where crashes were not drawn comes back: how often at once, and otherwise when.
+const RETURN: (Ppm, RangeInclusive<Duration>) =
+    (300_000, Duration::from_millis(20)..=Duration::from_millis(900));
 
 impl World<'_> {
     /// The first trouble of each kind that was drawn.
@@ -71,6 +79,7 @@ impl World<'_> {
             (self.drawn.slow_disk.as_ref().map(|knob| knob.spell), Trouble::SlowDisk),
             (self.drawn.damage.as_ref().map(|knob| knob.every), Trouble::Damage),
             (self.drawn.crashes.as_ref().and(self.drawn.ambushes), Trouble::Ambush),
+            (self.drawn.depositions, Trouble::Depose),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
         ];
         for (mean, trouble) in kinds {
@@ -112,6 +121,8 @@ impl World<'_> {
             Trouble::FastDisk => self.change_disk(false),
             Trouble::Damage => self.some_damage(),
             Trouble::FullDisk => self.some_full_disk(),
+            Trouble::Depose => self.depose(),
+            Trouble::Redeem(since) => self.redeem(since),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }
@@ -184,11 +195,14 @@ impl World<'_> {
         if was_up && place < self.replicas() {
             self.harm_who_fell(place);
         }
-        let Some(knobs) = self.drawn.crashes.clone() else { return };
-        let delay = if self.random.chance(knobs.at_once) {
+        if !self.drawn.somebody_falls() {
+            return;
+        }
+        let (at_once, down) = self.drawn.crashes.as_ref().map_or(RETURN, |it| (it.at_once, it.down.clone()));
+        let delay = if self.random.chance(at_once) {
             Duration::from_micros(self.random.within(0..=3_000))
         } else {
-            self.random.duration(&knobs.down)
+            self.random.duration(&down)
         };
         self.start_after(place, delay);
     }

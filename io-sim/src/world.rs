@@ -10,21 +10,23 @@ use std::time::Duration;
 
 use tigerchat_core::chat::{Chat, Limits};
 use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits};
-use tigerchat_core::io::{Effects, Fatal};
+use tigerchat_core::io::{DiskOp, Effects, Fatal};
 use tigerchat_core::node::Node;
 use tigerchat_core::pool::{Class, Pool};
 use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::{Replica, ShardConfig, Timeouts, View, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
 use crate::Observer;
+use crate::aim::{Aim, Point, Side, Struck, Zone};
 use crate::clock::Skew;
 use crate::connections::{Connections, Crossing};
-use crate::disk::{Disk, DiskCounts, Step, Ticket};
+use crate::deposed::Deposed;
+use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
 use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
 use crate::network::{Arriving, Network, Place};
@@ -53,6 +55,8 @@ pub enum Event {
     Disk {
         place: Place,
         ticket: Ticket,
+        /// Where it becomes durable, if it is a write that does.
+        write: Option<Zone>,
     },
     /// A process learns that another is gone.
     Reset {
@@ -109,6 +113,10 @@ pub struct World<'a> {
     pub(crate) core: BTreeSet<Place>,
     pub(crate) healed: bool,
     pub crashes: u64,
+    /// Aims that have not struck, and how often each did.
+    pub(crate) aims: Vec<Aim>,
+    pub struck: Struck,
+    pub(crate) deposed: Option<Deposed>,
     /// Views in which some replica was normal.
     pub views: BTreeSet<u64>,
     /// How many of them there were when last looked at.
@@ -154,6 +162,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             now: Instant(0),
             users: Users::new(&drawn, seed),
+            aims: drawn.aims.clone(),
             connections: Connections::new(drawn.own_lines.then(|| Random::new(seed, "connections", 0))),
             drawn,
             processes,
@@ -162,6 +171,8 @@ impl<'a> World<'a> {
             core: BTreeSet::new(),
             healed: false,
             crashes: 0,
+            struck: Struck::default(),
+            deposed: None,
             views: BTreeSet::new(),
             views_seen: 1,
             leak: None,
@@ -295,13 +306,14 @@ impl<'a> World<'a> {
             }
             Event::Arrival { from, to, command, bytes, connection } => {
                 self.count(2, (from as u64) << 32 | to as u64, beginning(&bytes));
-                if self.network.carries(from, to, connection) && self.processes[to].is_up() {
+                let heard = self.network.carries(from, to, connection) && self.processes[to].is_up();
+                if heard && !self.arrives_at(to, Point::Receive(command)) {
                     self.inform(to, Inbound::Frame { from, bytes });
                 } else {
                     self.network.lost(command);
                 }
             }
-            Event::Disk { place, ticket } => self.on_disk(place, ticket),
+            Event::Disk { place, ticket, write } => self.on_disk(place, ticket, write),
             Event::Reset { place, peer, address } => {
                 self.count(4, place as u64, peer as u64);
                 if !self.processes[peer].is_up() && self.network.is_up(peer, place) {
@@ -341,13 +353,16 @@ impl<'a> World<'a> {
         }
     }
 
-    fn on_disk(&mut self, place: Place, ticket: Ticket) {
+    fn on_disk(&mut self, place: Place, ticket: Ticket, write: Option<Zone>) {
         self.count(3, place as u64, 0);
         let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
         match disk.step(self.now, ticket) {
-            Some(Step::Wait(at)) => self.schedule(at, Event::Disk { place, ticket }),
-            Some(Step::Done(done)) => {
-                self.inform(place, Inbound::Stored { token: done.token, result: done.result });
+            Some(Step::Wait(at)) => self.schedule(at, Event::Disk { place, ticket, write }),
+            Some(Step::Done(Done { token, result })) => {
+                let durable = write.filter(|_| result.is_ok());
+                if durable.is_none_or(|zone| !self.arrives_at(place, Point::Durable(zone))) {
+                    self.inform(place, Inbound::Stored { token, result });
+                }
             }
             None => {}
         }
@@ -385,17 +400,22 @@ impl<'a> World<'a> {
     }
 
     fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
-        self.watch(place);
+        let became = self.watch(place);
+        became.iter().for_each(|point| self.meet(place, *point, Side::Before));
         self.carry_out(place, acts);
+        became.iter().for_each(|point| self.meet(place, *point, Side::After));
+        self.turn_is_over(place);
         if let Some(deadline) = self.processes[place].deadline() {
             // A deadline that stays in the past must not stop time.
             self.plan_turn(place, deadline.max(Instant(self.now.0 + 1_000)));
         }
     }
 
-    fn watch(&mut self, place: Place) {
-        let Role::Replica(id) = self.processes[place].role else { return };
+    /// Looks at what a turn did to a replica. Returns what it became by it.
+    fn watch(&mut self, place: Place) -> Vec<Point> {
+        let Role::Replica(id) = self.processes[place].role else { return Vec::new() };
         let mut seen = Vec::new();
+        let before = self.watches[place].stance();
         if let Some(replica) =
             self.processes[place].node.as_ref().and_then(|node| node.replica(process::FILE))
         {
@@ -403,6 +423,7 @@ impl<'a> World<'a> {
         }
         seen.into_iter().for_each(|what| self.observe(what));
         self.perhaps_ambush_new_view();
+        became(before, self.watches[place].stance())
     }
 
     /// Carries out what a turn wanted, until the process crashes.
@@ -414,15 +435,31 @@ impl<'a> World<'a> {
                 // What is left of the turn never happens; it goes before the process does, with its buffers.
                 break;
             }
+            let point = self.point_of(&act);
+            if point.is_some_and(|point| self.springs_at(place, point, Side::Before)) {
+                break;
+            }
             let sprung = self.spring(place, &act);
             self.carry_out_one(place, act);
-            if sprung {
+            if sprung || point.is_some_and(|point| self.springs_at(place, point, Side::After)) {
                 break;
             }
         }
-        let trap = self.processes[place].trap.filter(|trap| trap.at == TrapAt::Effects(0));
         self.processes[place].recycle(acts);
-        if let Some(trap) = trap {
+    }
+
+    /// Whether the process ends at this point.
+    fn springs_at(&mut self, place: Place, point: Point, side: Side) -> bool {
+        self.meet(place, point, side);
+        self.processes[place].trap.is_some_and(|trap| trap.at == TrapAt::Effects(0))
+    }
+
+    /// A process whose trap went off ends; the others have handled what came in.
+    fn turn_is_over(&mut self, place: Place) {
+        for point in std::mem::take(&mut self.processes[place].handled) {
+            self.meet(place, point, Side::After);
+        }
+        if let Some(trap) = self.processes[place].trap.filter(|trap| trap.at == TrapAt::Effects(0)) {
             self.fall(place, trap.power);
         }
     }
@@ -430,7 +467,7 @@ impl<'a> World<'a> {
     /// Moves a trap on; says whether it goes off after this effect.
     fn spring(&mut self, place: Place, act: &Act) -> bool {
         let Some(trap) = &mut self.processes[place].trap else { return false };
-        let is_write = matches!(act, Act::Submit(tigerchat_core::io::DiskOp::Write { .. }));
+        let is_write = matches!(act, Act::Submit(DiskOp::Write { .. }));
         let left = match &mut trap.at {
             TrapAt::Effects(left) => left,
             TrapAt::Sent(wanted, left) if matches!(act, Act::Send { command, .. } if command == wanted) => {
@@ -449,11 +486,17 @@ impl<'a> World<'a> {
 
     fn carry_out_one(&mut self, place: Place, act: Act) {
         match act {
-            Act::Send { to, command, bytes } => self.send(place, to, command, bytes),
+            Act::Send { to, command, bytes } => {
+                self.send(place, to, command, bytes);
+                if command == Command::Reply {
+                    self.answered(place);
+                }
+            }
             Act::Submit(op) => {
                 let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
+                let write = zone_of(&self.config.layout, &op);
                 let (ticket, at) = disk.submit(self.now, op);
-                self.schedule(at, Event::Disk { place, ticket });
+                self.schedule(at, Event::Disk { place, ticket, write });
             }
             // Flushes begin as their writes are through.
             Act::Flush => {}
@@ -588,6 +631,22 @@ impl<'a> World<'a> {
             }
         }
     }
+}
+
+/// Where a write becomes durable.
+pub(crate) fn zone_of(layout: &Layout, op: &DiskOp) -> Option<Zone> {
+    match op {
+        DiskOp::Write { offset, durable: true, .. } => Some(Zone::of(layout, *offset)),
+        _ => None,
+    }
+}
+
+/// What a replica is now, and was not before.
+fn became(before: Option<(Status, bool)>, now: Option<(Status, bool)>) -> Vec<Point> {
+    let Some((status, leads)) = now.filter(|now| Some(*now) != before) else { return Vec::new() };
+    let new = before.is_none_or(|(before, _)| before != status);
+    let status = new.then_some(Point::Become(status));
+    status.into_iter().chain(leads.then_some(Point::Lead)).collect()
 }
 
 /// The first bytes of a frame: of its digest, unless there is less.

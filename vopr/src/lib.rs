@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod boundaries;
 pub mod checkers;
 pub mod coverage;
 pub mod progress;

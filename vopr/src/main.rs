@@ -70,7 +70,12 @@ fn one(args: &Args, plan: &Plan, seed: u64) -> bool {
     if args.check_determinism && result.failure.is_none() {
         result.failure = run_seed(plan, seed, true).failure;
     }
-    let mut harvest = Harvest { runs: vec![result.stats], coverage: result.coverage, ..Harvest::default() };
+    let mut harvest = Harvest {
+        runs: vec![result.stats],
+        coverage: result.coverage,
+        boundaries: result.boundaries,
+        ..Harvest::default()
+    };
     if let Some(failure) = result.failure {
         harvest.failed = 1;
         harvest.listed.insert(seed, failure.checker.clone());

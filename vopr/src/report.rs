@@ -3,9 +3,11 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use io_sim::Plan;
 use serde::Serialize;
 
 use crate::args::Args;
+use crate::boundaries::{self, Boundaries};
 use crate::coverage::Coverage;
 use crate::stats::{Floors, Work};
 use crate::swarm::{Failure, Harvest};
@@ -27,6 +29,9 @@ pub struct Report {
     pub below: Vec<String>,
     pub work: Work,
     pub coverage: Coverage,
+    pub boundaries: Boundaries,
+    /// Aimed faults that never struck, once there were enough seeds.
+    pub missed: Vec<String>,
     pub gaps: Vec<String>,
     pub virtual_seconds: u64,
     pub seconds: f64,
@@ -52,6 +57,8 @@ impl Report {
         let work = Work::of(&harvest.runs);
         let seconds = elapsed.as_secs_f64();
         let cpu = harvest.cpu.filter(|_| seeds > 0);
+        // Other plans don't aim.
+        let judged = args.plan == Plan::SWARM.name;
         Self {
             seeds,
             start: args.seed.unwrap_or(args.start),
@@ -61,6 +68,12 @@ impl Report {
             below: if seeds < JUDGED_FROM { Vec::new() } else { work.below(floors) },
             work,
             coverage: harvest.coverage.clone(),
+            boundaries: harvest.boundaries.clone(),
+            missed: if judged && seeds >= boundaries::JUDGED_FROM {
+                harvest.boundaries.missing()
+            } else {
+                Vec::new()
+            },
             gaps: harvest.coverage.gaps(),
             virtual_seconds: harvest.runs.iter().map(|run| run.virtual_time.as_secs()).sum(),
             seconds,
@@ -72,7 +85,7 @@ impl Report {
     /// Whether every promise held and enough was done.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.failed == 0 && self.below.is_empty()
+        self.failed == 0 && self.below.is_empty() && self.missed.is_empty()
     }
 
     #[must_use]
@@ -114,6 +127,9 @@ impl fmt::Display for Report {
         if !self.coverage.is_empty() {
             write!(f, "\n{}", self.coverage)?;
         }
+        if !self.boundaries.is_empty() {
+            write!(f, "\n{}", self.boundaries)?;
+        }
         let cpu = self.cpu_ms_per_seed.map_or(String::new(), |ms| format!(", {ms:.1} ms of CPU each"));
         let minutes = self.virtual_seconds / 60;
         writeln!(
@@ -124,8 +140,11 @@ impl fmt::Display for Report {
         for complaint in &self.below {
             writeln!(f, "TOO LITTLE: {complaint}")?;
         }
+        for pair in &self.missed {
+            writeln!(f, "NEVER TRIED: {pair}")?;
+        }
         match self.failed {
-            0 if self.below.is_empty() => writeln!(f, "every promise held"),
+            0 if self.passed() => writeln!(f, "every promise held"),
             0 => Ok(()),
             failed => writeln!(f, "FAILED: {failed} of {} seeds: {}", self.seeds, self.failed_seeds()),
         }

@@ -14,6 +14,7 @@ use io_sim::{Plan, RunReport, TENANT};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
+use crate::boundaries::Boundaries;
 use crate::checkers::{Setup, Suite};
 use crate::coverage::Coverage;
 use crate::stats::Stats;
@@ -48,6 +49,7 @@ pub fn run_seed(plan: &Plan, seed: u64, twice: bool) -> SeedResult {
     };
     result.stats = stats(&first.report);
     result.coverage = coverage(&first.report);
+    result.boundaries = Boundaries::new(first.report.struck.clone());
     result.cpu = before.zip(cpu_time()).map(|(before, after)| after.saturating_sub(before));
     if let Err(violation) = &first.verdict {
         result.failure = Some(tell_failure(plan, seed, violation.checker, &violation.what));
@@ -75,6 +77,7 @@ pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedRe
     };
     result.stats = stats(&attempt.report);
     result.coverage = coverage(&attempt.report);
+    result.boundaries = Boundaries::new(attempt.report.struck.clone());
     result.failure = attempt.verdict.err().map(|violation| failure(violation.checker, violation.what));
     (result, Some(attempt.report.digest))
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::boundaries::Boundaries;
 use crate::coverage::Coverage;
 use crate::stats::Stats;
 
@@ -19,6 +20,7 @@ pub struct SeedResult {
     pub seed: u64,
     pub stats: Stats,
     pub coverage: Coverage,
+    pub boundaries: Boundaries,
     /// CPU time, where the machine tells it.
     pub cpu: Option<Duration>,
     pub failure: Option<Failure>,
@@ -56,6 +58,7 @@ pub struct Harvest {
     /// Of each seed that ran, in the order of the seeds.
     pub runs: Vec<Stats>,
     pub coverage: Coverage,
+    pub boundaries: Boundaries,
     pub cpu: Option<Duration>,
     /// How many seeds failed.
     pub failed: u64,
@@ -124,6 +127,7 @@ fn take(orders: &Orders, next: &AtomicU64, enough: &AtomicBool) -> Option<u64> {
 impl Harvest {
     fn add(&mut self, result: &SeedResult) {
         self.coverage.merge(&result.coverage);
+        self.boundaries.merge(&result.boundaries);
         self.cpu = self.cpu.zip(result.cpu).map(|(sum, more)| sum + more);
         let Some(failure) = &result.failure else { return };
         self.failed += 1;

@@ -72,7 +72,7 @@ impl Default for Timeouts {
 }
 
 /// Where a replica stands. Transitions: `docs/protocol.md`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// Reading its disk.
     Recovering,
