@@ -106,7 +106,9 @@ impl Edge {
         let Some(client) = self.connections.get(&connection) else { return };
         let Some(user) = client.user.clone() else { return };
         let full = client.subscriptions.len() >= self.config.limits.subscriptions as usize;
-        let floor = client.floor;
+        // What the feed has brought before this room was looked at, the page must hold: whoever answers may be behind
+        // the replica that we follow, or have begun anew after a crash.
+        let floor = client.floor.max(self.feed.cursor);
         let known = self.rooms.find(user.tenant, name);
         if known.is_some_and(|room| client.subscriptions.iter().any(|one| one.room == room)) {
             return self.say_error(connection, id, ErrorCode::AlreadySubscribed, 0, effects);
