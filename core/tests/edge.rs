@@ -329,3 +329,34 @@ fn h57_clients_miss_nothing_while_every_replica_is_replaced_by_another() {
     assert_eq!(acknowledged, 60);
     assert_eq!(seen, (1..=60).collect::<Vec<u64>>());
 }
+
+/// The feed has brought messages before anybody of this edge looked at their room; whoever answers is behind it.
+#[test]
+fn h52_a_subscription_does_not_begin_behind_what_the_feed_has_brought() {
+    for behind in [1, 2] {
+        let mut world = World::new();
+        let ada = world.client(0, 1, "ada");
+        let bob = world.open(1, 2, Transport::WebSocket);
+        world.say(1, bob, r#"{"id":1,"connect":{"token":"demo:bob"}}"#);
+        world.pass(5);
+        let others: Vec<usize> = (0..3).filter(|at| *at != behind).collect();
+        for other in &others {
+            world.cluster.cut.push((cluster::replica(*other), cluster::replica(behind)));
+        }
+        for number in 1..=3 {
+            let key = world.key(number);
+            world.publish(0, ada, 9, &key, "unseen");
+        }
+        world.pass(5);
+        let edge = world.edges[1].0;
+        let ways = others.iter().map(|other| (edge, cluster::replica(*other)));
+        world.cluster.cut.extend(ways);
+        world.say(1, bob, r#"{"id":3,"subscribe":{"room":"general"}}"#);
+        world.pass(400);
+        world.cluster.cut.clear();
+        world.pass(1_500);
+        let frames = world.frames(bob);
+        let subscribed = frames.iter().find(|frame| frame.starts_with(r#"{"id":3,"subscribe""#));
+        assert!(subscribed.is_some_and(|frame| frame.contains(r#""head":"3""#)), "{behind}: {frames:?}");
+    }
+}

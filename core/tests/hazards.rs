@@ -419,3 +419,37 @@ fn h18_one_cut_link_from_the_primary_does_not_cost_the_spare() {
     cluster.register();
     cluster.publish(41).expect("the other backup and the spare are a quorum");
 }
+
+/// A replica hears of a newer view before it has heard that its newest entry is committed: it gives up nothing.
+#[test]
+fn h13_hearing_of_a_newer_view_truncates_nothing() {
+    let mut cluster = ready(3);
+    for other in [0, 1] {
+        cluster.cut.push((replica(other), replica(2)));
+        cluster.cut.push((replica(2), replica(other)));
+    }
+    prepare_one(&mut cluster, 2);
+    for (from, to, frame) in cluster.collect() {
+        cluster.deliver(from, to, frame);
+    }
+    while cluster.complete_one(0) || cluster.complete_one(1) {}
+    let acknowledgements: Vec<_> = cluster.collect();
+    acknowledgements.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    let committed = cluster.view(0).commit;
+    assert_eq!((cluster.view(1).commit_max, cluster.view(1).op), (committed - 1, committed));
+    for command in [Command::Ping, Command::Commit, Command::Prepare, Command::Pong] {
+        cluster.forge(2, 1, command, |frame| {
+            frame.header.view = 9.into();
+            frame.header.flags = 1.into();
+        });
+    }
+    cluster.crash(0);
+    cluster.cut.clear();
+    cluster.pass(LONG);
+    assert!(cluster.view(cluster.primary().expect("two are a quorum")).commit >= committed);
+    cluster.start(0);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+    cluster.register();
+    assert_eq!(cluster.publish(3).expect("acknowledged").seq, 3, "the second message is there");
+}
