@@ -437,6 +437,7 @@ fn h13_hearing_of_a_newer_view_truncates_nothing() {
     acknowledgements.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
     let committed = cluster.view(0).commit;
     assert_eq!((cluster.view(1).commit_max, cluster.view(1).op), (committed - 1, committed));
+    cluster.cut.clear();
     for command in [Command::Ping, Command::Commit, Command::Prepare, Command::Pong] {
         cluster.forge(2, 1, command, |frame| {
             frame.header.view = 9.into();
@@ -444,7 +445,6 @@ fn h13_hearing_of_a_newer_view_truncates_nothing() {
         });
     }
     cluster.crash(0);
-    cluster.cut.clear();
     cluster.pass(LONG);
     assert!(cluster.view(cluster.primary().expect("two are a quorum")).commit >= committed);
     cluster.start(0);
