@@ -4,12 +4,12 @@ mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, replica, say};
+use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::io::{DiskError, DiskOp, Event, Fatal};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::Address;
 use tigerchat_core::vsr::replica::Status;
-use tigerchat_core::wire::frame::{Command, Frame};
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 const LONG: Duration = Duration::from_secs(3);
 
@@ -452,4 +452,33 @@ fn h13_hearing_of_a_newer_view_truncates_nothing() {
     assert_agree(&cluster);
     cluster.register();
     assert_eq!(cluster.publish(3).expect("acknowledged").seq, 3, "the second message is there");
+}
+
+/// A primary that is cut off from the others, and does not know yet that they have another one, answers local reads;
+/// a linearizable one it does not answer.
+#[test]
+fn h48_a_deposed_primary_answers_no_linearizable_read() {
+    let mut cluster = ready(3);
+    let ask = |cluster: &mut Cluster, nonce: u128, linearizable: u16| {
+        let mut frame = Frame { header: FrameHeader::new(Command::Query, CLUSTER, SHARD), payload: None };
+        frame.header.nonce = nonce.into();
+        frame.header.flags = linearizable.into();
+        frame.seal(Address::Edge(EDGE), replica(0), 1, 1_000 + u64::try_from(nonce).unwrap());
+        cluster.to_edge.clear();
+        cluster.deliver(Address::Edge(EDGE), replica(0), frame);
+        cluster.settle();
+        let answers =
+            |frame: &Frame| frame.header.command() == Command::Answer && frame.header.nonce == nonce;
+        cluster.to_edge.iter().any(answers)
+    };
+    assert!(ask(&mut cluster, 1, 1), "with a quorum at hand");
+    for other in [1, 2] {
+        cluster.cut.push((replica(0), replica(other)));
+        cluster.cut.push((replica(other), replica(0)));
+    }
+    assert!(!ask(&mut cluster, 2, 1));
+    assert!(ask(&mut cluster, 3, 0), "what it has executed it may tell");
+    cluster.cut.clear();
+    cluster.pass(Duration::from_millis(60));
+    assert!(ask(&mut cluster, 4, 1), "once it hears the others again");
 }
