@@ -27,6 +27,13 @@ const FRAMES: &str = r#"{"id":1,"connect":{"token":"demo:ada"}}
 {}"#;
 const LINES: &str = "login demo:ada\njoin r\nsend Hello\nsend-key 018bcfe56800070707070707070707ff Hi\nusers\nhistory 5\nleave\nhelp\nexit";
 
+/// Disks answer; a peer's entries come; time passes; a view begins; the process starts again.
+const REPLICA: &[u8] = &[
+    1, 8, 8, 8, 44, 0, 0, 0, 2, 1, 0, 28, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 8, 8, 44, 0, 0, 1, 2, 1, 0, 28, 0, 0,
+    1, 0, 0, 190, 0, 0, 0, 1, 8, 8, 59, 9, 40, 0, 3, 0, 0, 184, 0, 0, 0, 0, 0, 1, 1, 8, 8, 62, 8, 8, 8, 56,
+    0, 0, 0, 8, 52, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 8, 24, 0, 7, 3, 0, 0, 0, 0, 0, 0, 1, 8, 59, 8, 8,
+];
+
 fn main() -> io::Result<()> {
     let commands = commands();
     for command in Command::ALL {
@@ -64,6 +71,8 @@ fn main() -> io::Result<()> {
     save("superblock", "all-copies", &[0, 1, 0, 1, 0, 0x21, 0, 1, 0, 0x41, 0, 1, 0, 0x61, 0, 1])?;
     save("client_frame", "first-minute", FRAMES.as_bytes())?;
     save("client_line", "first-minute", LINES.as_bytes())?;
+    save("client_http", "first-minute", FRAMES.as_bytes())?;
+    save("replica", "normal", REPLICA)?;
     save("slot", "first-sector", &[9, 0, 0, 1])?;
     save("slot", "second-sector-never-written", &[1, 0, 1, 0])
 }

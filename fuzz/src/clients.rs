@@ -23,7 +23,8 @@ use zerocopy::FromBytes;
 use crate::targets::Target;
 
 /// The targets of this file, by the names of their corpora.
-pub const CLIENT_TARGETS: &[(&str, Target)] = &[("client_frame", client_frame), ("client_line", client_line)];
+pub const CLIENT_TARGETS: &[(&str, Target)] =
+    &[("client_frame", client_frame), ("client_line", client_line), ("client_http", client_http)];
 
 const CLUSTER: ClusterId = ClusterId(1);
 const SHARD: ShardId = ShardId(1);
@@ -33,6 +34,8 @@ const TALKER: ConnectionId = ConnectionId(1);
 const WATCHER: ConnectionId = ConnectionId(2);
 /// Frames of one turn: far more than any input can cause.
 const TURNS_MAX: usize = 1000;
+/// Requests of one input.
+const HTTP_MAX: usize = 50;
 
 /// Frames of a WebSocket client.
 pub fn client_frame(bytes: &[u8]) {
@@ -44,9 +47,14 @@ pub fn client_line(bytes: &[u8]) {
     converse(Transport::Line, bytes);
 }
 
+/// Bodies of HTTP requests, each on a connection of its own.
+pub fn client_http(bytes: &[u8]) {
+    converse(Transport::Http, bytes);
+}
+
 fn converse(transport: Transport, bytes: &[u8]) {
     let mut world = World::new();
-    world.open(WATCHER, Transport::WebSocket);
+    world.open(WATCHER, Transport::WebSocket, None);
     for said in [
         r#"{"id":1,"connect":{"token":"demo:watcher"}}"#,
         r#"{"id":2,"room_open":{"room":"r"}}"#,
@@ -54,9 +62,13 @@ fn converse(transport: Transport, bytes: &[u8]) {
     ] {
         world.say(WATCHER, said.as_bytes());
     }
-    world.open(TALKER, transport);
-    for part in bytes.split(|byte| *byte == b'\n') {
-        world.say(TALKER, part);
+    if transport == Transport::Http {
+        request_each(&mut world, bytes);
+    } else {
+        world.open(TALKER, transport, None);
+        for part in bytes.split(|byte| *byte == b'\n') {
+            world.say(TALKER, part);
+        }
     }
     let talker = world.heard.remove(&TALKER).unwrap_or_default();
     if transport == Transport::Line {
@@ -65,7 +77,7 @@ fn converse(transport: Transport, bytes: &[u8]) {
             talker.iter().all(|byte| *byte >= b' ' || b"\n\t".contains(byte)),
             "nothing steers a terminal"
         );
-    } else {
+    } else if transport == Transport::WebSocket {
         read_frames(&talker);
     }
     world.say(WATCHER, br#"{"id":4,"ping":{}}"#);
@@ -77,6 +89,19 @@ fn converse(transport: Transport, bytes: &[u8]) {
             watched.iter().any(|frame| frame.starts_with(answer)),
             "the watcher misses {answer}: {watched:?}"
         );
+    }
+}
+
+/// Each request is answered by one JSON value, and then the edge lets go; that the client goes says the event.
+fn request_each(world: &mut World, bytes: &[u8]) {
+    for part in bytes.split(|byte| *byte == b'\n').take(HTTP_MAX) {
+        world.open(TALKER, Transport::Http, Some(b"demo:talker"));
+        world.say(TALKER, part);
+        world.turn(EdgeEvent::Closed { connection: TALKER });
+        let reply = world.heard.remove(&TALKER).unwrap_or_default();
+        let text = std::str::from_utf8(&reply).expect("JSON is UTF-8");
+        assert!(serde_json::from_str::<&RawValue>(text).is_ok(), "not JSON: {text}");
+        assert!(!world.open[&TALKER], "an answered request is over");
     }
 }
 
@@ -148,9 +173,9 @@ impl World {
         world
     }
 
-    fn open(&mut self, connection: ConnectionId, transport: Transport) {
+    fn open(&mut self, connection: ConnectionId, transport: Transport, token: Option<&[u8]>) {
         self.open.insert(connection, true);
-        self.turn(EdgeEvent::Opened { connection, transport, token: None });
+        self.turn(EdgeEvent::Opened { connection, transport, token });
     }
 
     fn say(&mut self, connection: ConnectionId, bytes: &[u8]) {

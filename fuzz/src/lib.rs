@@ -2,7 +2,9 @@
 //! so that `cargo test` needs no fuzzer.
 
 mod clients;
+mod replica;
 mod targets;
 
 pub use clients::*;
+pub use replica::*;
 pub use targets::*;

@@ -39,6 +39,8 @@ pub struct Plan {
     /// Bits that flip, writes that never happened or went astray.
     pub damage: Ppm,
     pub pauses: Ppm,
+    /// Somebody without keys is on the network.
+    pub outsider: Ppm,
     pub clocks: Ppm,
     /// Connections of users break.
     pub connections: Ppm,
@@ -58,8 +60,9 @@ impl Plan {
         aims: 700_000,
         power: 600_000,
         disks: 500_000,
-        damage: 600_000,
+        damage: 750_000,
         pauses: 300_000,
+        outsider: 400_000,
         clocks: 400_000,
         connections: 700_000,
         hostile: 300_000,
@@ -78,6 +81,7 @@ impl Plan {
         disks: 0,
         damage: 0,
         pauses: 0,
+        outsider: 0,
         clocks: 0,
         connections: 0,
         hostile: 0,
@@ -95,6 +99,7 @@ impl Plan {
         partitions: ALWAYS,
         links: 700_000,
         pauses: 500_000,
+        outsider: 500_000,
         ..Self::CALM
     };
 
@@ -128,14 +133,15 @@ impl Plan {
         let resets = random.chance(self.links).then(|| ms(300..=3_000, &mut random));
         let power = random.chance(self.power);
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
-        let ambushes = random.chance(self.crashes / 2).then(|| ms(500..=3_000, &mut random));
+        let ambushes = random.chance(self.crashes / 2).then(|| ms(300..=1_500, &mut random));
         let aims = if random.chance(self.aims) { aim::draw(seed, &mut random) } else { Vec::new() };
-        let depositions = random.chance(self.partitions).then(|| ms(400..=2_500, &mut random));
+        let depositions = random.chance(self.partitions).then(|| ms(300..=1_500, &mut random));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
         let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, &shape));
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
         let full_disk = random.chance(self.disks / 2).then(|| FullDisk::draw(&mut random));
         let pauses = random.chance(self.pauses).then(|| Pauses::draw(&mut random));
+        let outsider = random.chance(self.outsider).then(|| ms(5..=100, &mut random));
         let clocks = random.chance(self.clocks).then(|| Clocks::draw(&mut random));
         let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
         let hostile = random.chance(self.hostile);
@@ -144,7 +150,7 @@ impl Plan {
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
-            faulty_for: ms(4_000..=12_000, &mut random),
+            faulty_for: ms(2_500..=6_500, &mut random),
             shape,
             frames,
             partitions,
@@ -157,6 +163,7 @@ impl Plan {
             disk_errors,
             full_disk,
             pauses,
+            outsider,
             clocks,
             bandwidth,
             slow_links,
@@ -194,6 +201,8 @@ pub struct Drawn {
     pub disk_errors: Option<DiskErrors>,
     pub full_disk: Option<FullDisk>,
     pub pauses: Option<Pauses>,
+    /// Mean time between frames that an outsider says ([`crate::outsider`]).
+    pub outsider: Option<Duration>,
     pub clocks: Option<Clocks>,
     /// Each user's connection has a latency and a rate of its own.
     pub own_lines: bool,
@@ -234,7 +243,8 @@ impl Shape {
     }
 
     fn draw(random: &mut Random) -> Self {
-        let pipeline = random.within(2..=8);
+        let pipeline = random.within(1..=8);
+        let wal_most = *random.pick(&[16, 32, 64, 64]);
         let replicas = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
         let majority = replicas / 2 + 1;
         // Two copies at least, and of most shapes the majority.
@@ -247,9 +257,9 @@ impl Shape {
             pipeline: u8::try_from(pipeline).expect("at most 8"),
             window: u8::try_from(random.within(2..=8)).expect("at most 8"),
             // Small, so that the log wraps often (H33).
-            wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=32)).expect("at most 32"),
+            wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=wal_most)).expect("at most 64"),
             slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
-            session_lease: ms(1_000..=3_000, random),
+            session_lease: ms(500..=1_500, random),
         }
     }
 }
@@ -282,7 +292,7 @@ impl Crashes {
         let (mid_turn, aimed, at_once) = (ppm(ALWAYS.into()), ppm(700_000), ppm(600_000));
         let least = ms(10..=300, random);
         Self {
-            every: ms(300..=2_000, random),
+            every: ms(200..=1_200, random),
             power,
             all,
             edges,
@@ -356,7 +366,7 @@ impl Damage {
         }
         let mut kinds: Vec<Harm> = Harm::ALL.into_iter().filter(|_| random.chance(500_000)).collect();
         kinds.push(*random.pick(&Harm::ALL));
-        Self { every: ms(200..=2_000, random), victims, at_crash: ppm_up_to(ALWAYS, random), kinds }
+        Self { every: ms(60..=500, random), victims, at_crash: ppm_up_to(ALWAYS, random), kinds }
     }
 }
 
@@ -432,10 +442,10 @@ pub struct Work {
 impl Work {
     fn draw(random: &mut Random, hostile: bool) -> Self {
         Self {
-            users: u8::try_from(random.within(2..=8)).expect("at most 8"),
+            users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(220..=420)).expect("small"),
-            think: ms(5..=80, random),
+            operations: u32::try_from(random.within(510..=600)).expect("small"),
+            think: ms(4..=40, random),
             again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,
@@ -464,7 +474,7 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 16] = [
+        let knobs: [fn(&Drawn) -> bool; 17] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
@@ -475,6 +485,7 @@ mod tests {
             |drawn| drawn.damage.is_some(),
             |drawn| drawn.disk_errors.is_some(),
             |drawn| drawn.full_disk.is_some(),
+            |drawn| drawn.outsider.is_some(),
             |drawn| drawn.clocks.is_some(),
             |drawn| drawn.bandwidth.is_some(),
             |drawn| drawn.slow_links.is_some(),

@@ -19,6 +19,7 @@ pub mod faults;
 pub mod history;
 pub mod network;
 pub mod observer;
+mod outsider;
 mod partition;
 pub mod process;
 pub mod random;

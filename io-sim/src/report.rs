@@ -75,6 +75,9 @@ pub struct RunReport {
     /// Processes struck where they were aimed at.
     pub struck: Struck,
     pub disks: DiskCounts,
+    /// Frames that an outsider said, and what they changed: an error.
+    pub intrusions: u64,
+    pub harm: Option<String>,
     /// Frames that a receiver had no buffer for.
     pub starved: u64,
     pub virtual_time: Duration,

@@ -28,7 +28,10 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
     let mut world = World::new(drawn, seed, observer);
     world.begin_users();
     world.begin_trouble();
-    world.run_until(Instant(0).after(faulty_for));
+    let end = Instant(0).after(faulty_for);
+    while !world.stopped && world.now < end && !world.users.are_done() {
+        world.run_until(world.now.after(LOOK).min(end));
+    }
     world.heal();
     let healed = world.now;
     let quiet = become_quiet(&mut world, healed);
@@ -38,7 +41,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
     if quiet {
         world.observe(What::Quiet);
         // Leases of edges that died run out, and the last commits reach everybody.
-        world.run_until(world.now.after(echo + 2 * lease + Duration::from_secs(1)));
+        world.run_until(world.now.after(echo + 2 * lease + Duration::from_millis(300)));
         let patience = world.now.after(LAST_COMMITS);
         while !world.stopped && world.now < patience && !world.has_converged() {
             world.run_until(world.now.after(LOOK));
@@ -54,6 +57,8 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
         frames: world.network.counts().clone(),
         struck: std::mem::take(&mut world.struck),
         disks: world.disk_counts(),
+        intrusions: world.outsider.intrusions,
+        harm: world.outsider.harm.take(),
         starved: world.starved(),
         virtual_time,
         events: world.events,

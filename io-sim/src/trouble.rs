@@ -37,6 +37,8 @@ pub enum Trouble {
     Depose,
     /// The one who was cut off then comes back, if it has not yet.
     Redeem(Instant),
+    /// The outsider says something.
+    Intrusion,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -80,6 +82,7 @@ impl World<'_> {
             (self.drawn.damage.as_ref().map(|knob| knob.every), Trouble::Damage),
             (self.drawn.crashes.as_ref().and(self.drawn.ambushes), Trouble::Ambush),
             (self.drawn.depositions, Trouble::Depose),
+            (self.drawn.outsider, Trouble::Intrusion),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
         ];
         for (mean, trouble) in kinds {
@@ -123,6 +126,7 @@ impl World<'_> {
             Trouble::FullDisk => self.some_full_disk(),
             Trouble::Depose => self.depose(),
             Trouble::Redeem(since) => self.redeem(since),
+            Trouble::Intrusion => self.intrude(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }

@@ -28,7 +28,9 @@ const IN_FLIGHT_MAX: usize = 6;
 /// Answered publishes that a user remembers, to send one of them again much later.
 const REMEMBERED: usize = 64;
 /// Messages of a page that a user asks for.
-const PAGE: u32 = 20;
+const PAGE: u32 = 8;
+/// Messages that may be long.
+const LONG: Ppm = 80_000;
 /// Reads that ask for everything that anybody had seen.
 const LINEARIZABLE: Ppm = 400_000;
 
@@ -42,6 +44,8 @@ pub struct Users {
     work: Work,
     /// Calls that are still to be made.
     left: u32,
+    /// Lines that are still to be typed: nobody who types waits for an answer.
+    lines: u32,
     /// The highest sequence that was acknowledged to anybody, by room.
     heads: BTreeMap<String, u64>,
     pub(crate) random: Random,
@@ -188,6 +192,7 @@ impl Users {
             next_call: 1,
             work,
             left: work.operations,
+            lines: work.operations / 6,
             heads: BTreeMap::new(),
             random: Random::new(seed, "users", 1),
             operations: 0,
@@ -288,7 +293,9 @@ impl Users {
 
     fn message(&mut self, user: usize, room: String, now: Instant) -> Message {
         let key = Key::new(wall(now).0 / 1_000_000, self.random.bytes());
-        let filler: String = (b'a'..=b'z').cycle().take(self.random.index(200)).map(char::from).collect();
+        // Most say little; now and then an entry needs more than one sector.
+        let most = if self.random.chance(LONG) { 600 } else { 40 };
+        let filler: String = (b'a'..=b'z').cycle().take(self.random.index(most)).map(char::from).collect();
         let text = format!("{}/{}/{filler}", self.users[user].name, self.next_call);
         let body = if self.users[user].kind == Kind::Line { text } else { json_body(&text) };
         Message { call: CallId(self.next_call), room, key, body: body.into_bytes() }
@@ -684,9 +691,10 @@ impl World<'_> {
         if !joined {
             return self.say(connection, format!("join {room}").into_bytes());
         }
-        if self.users.left == 0 || !self.users.random.chance(300_000) {
+        if self.users.left == 0 || self.users.lines == 0 || !self.users.random.chance(300_000) {
             return;
         }
+        self.users.lines -= 1;
         let Message { call, room, key, body } = self.users.message(user, room, self.now);
         self.users.next_call += 1;
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());

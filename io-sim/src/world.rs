@@ -31,6 +31,7 @@ use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
 use crate::network::{Arriving, Network, Place};
 use crate::observer::{Watch, final_of};
+use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::random::Random;
 use crate::trouble::Trouble;
@@ -117,6 +118,7 @@ pub struct World<'a> {
     pub(crate) aims: Vec<Aim>,
     pub struck: Struck,
     pub(crate) deposed: Option<Deposed>,
+    pub(crate) outsider: Outsider,
     /// Views in which some replica was normal.
     pub views: BTreeSet<u64>,
     /// How many of them there were when last looked at.
@@ -173,6 +175,7 @@ impl<'a> World<'a> {
             crashes: 0,
             struck: Struck::default(),
             deposed: None,
+            outsider: Outsider::default(),
             views: BTreeSet::new(),
             views_seen: 1,
             leak: None,
@@ -386,6 +389,13 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Runs a turn that is not due, if the process is up and does not stand still.
+    pub(crate) fn turn_now(&mut self, place: Place) {
+        if self.processes[place].is_up() && self.processes[place].paused_until <= self.now {
+            self.turn(place);
+        }
+    }
+
     fn turn(&mut self, place: Place) {
         let process = &mut self.processes[place];
         process.turn_at = None;
@@ -511,6 +521,9 @@ impl<'a> World<'a> {
         let Some(to) = self.place_of(to) else {
             return self.network.lost(command);
         };
+        if self.drawn.outsider.is_some() {
+            self.outsider.hear(from, to, &bytes);
+        }
         let mut arrivals = std::mem::take(&mut self.arrivals);
         self.network.send(self.now, (from, to), command, bytes, &mut arrivals);
         for Arriving { at, bytes, connection } in arrivals.drain(..) {
@@ -720,9 +733,5 @@ fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
 }
 
 fn edge_classes() -> Vec<Class> {
-    vec![
-        Class { size: 512, count: 1024 },
-        Class { size: 4096, count: 512 },
-        Class { size: 16384, count: 128 },
-    ]
+    vec![Class { size: 512, count: 512 }, Class { size: 4096, count: 128 }, Class { size: 16384, count: 32 }]
 }

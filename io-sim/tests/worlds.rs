@@ -22,10 +22,18 @@ fn every_plan_ends_in_quiet_and_with_all_buffers_home() {
         for seed in 0..3 {
             let report = ran(&plan, seed);
             assert_eq!(report.leak, None, "plan {}, seed {seed}", plan.name);
+            assert_eq!(report.harm, None, "plan {}, seed {seed}", plan.name);
             assert!(report.end.is_some(), "plan {}, seed {seed} never became quiet", plan.name);
             assert!(report.operations >= 200, "plan {}, seed {seed}: {}", plan.name, report.operations);
         }
     }
+}
+
+#[test]
+fn an_outsider_is_heard_and_changes_nothing() {
+    let reports: Vec<RunReport> = (0..8).map(|seed| ran(&Plan::NETWORK, seed)).collect();
+    assert!(reports.iter().map(|report| report.intrusions).sum::<u64>() > 100);
+    assert!(reports.iter().all(|report| report.harm.is_none()));
 }
 
 #[test]

@@ -198,7 +198,7 @@ mod tests {
     }
 
     const BUSY: Stats = Stats {
-        operations: 300,
+        operations: 600,
         crashes: 3,
         view_changes: 4,
         damaged: 4,
@@ -231,7 +231,7 @@ mod tests {
         assert!(report.passed());
         assert!(report.to_string().ends_with("every promise held\n"));
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
-        assert_eq!(json["work"]["operations"]["median"], 300);
+        assert_eq!(json["work"]["operations"]["median"], 600);
         assert_eq!(json["failed"], 0);
     }
 }

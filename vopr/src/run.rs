@@ -95,7 +95,7 @@ fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attemp
             if verdict.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         if verdict.is_ok() {
-            verdict = suite.finish(report.end.as_ref()).and_then(|()| no_leak(&report));
+            verdict = suite.finish(report.end.as_ref()).and_then(|()| nothing_else(&report));
         }
         Attempt { report, verdict }
     }))
@@ -132,7 +132,10 @@ fn replicas_of(text: &str) -> u8 {
     count.and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
-fn no_leak(report: &RunReport) -> Result<(), Violation> {
+fn nothing_else(report: &RunReport) -> Result<(), Violation> {
+    if let Some(harm) = &report.harm {
+        return Err(Violation { checker: "outsider", what: harm.clone() });
+    }
     match &report.leak {
         Some(leak) => Err(Violation { checker: "leak", what: leak.clone() }),
         None => Ok(()),

@@ -31,7 +31,7 @@ pub struct Floors {
 
 impl Floors {
     /// For the swarm.
-    pub const SWARM: Self = Self { operations: 200, crashes: 2, view_changes: 2, repaired: 2 };
+    pub const SWARM: Self = Self { operations: 500, crashes: 2, view_changes: 2, repaired: 2 };
 }
 
 /// How a number is distributed over the seeds.
@@ -113,12 +113,12 @@ mod tests {
 
     #[test]
     fn a_swarm_that_does_too_little_is_told_what_is_missing() {
-        let enough = Stats { operations: 200, crashes: 2, view_changes: 2, repaired: 2, ..Stats::default() };
+        let enough = Stats { operations: 500, crashes: 2, view_changes: 2, repaired: 2, ..Stats::default() };
         assert_eq!(Work::of(&[enough]).below(Floors::SWARM), [""; 0]);
-        let idle = Stats { operations: 199, crashes: 1, ..enough };
+        let idle = Stats { operations: 499, crashes: 1, ..enough };
         let complaints = Work::of(&[idle, idle, enough]).below(Floors::SWARM);
         let expected =
-            ["the median seed has 199 operations, not 200", "the median seed has 1 crashes, not 2"];
+            ["the median seed has 499 operations, not 500", "the median seed has 1 crashes, not 2"];
         assert_eq!(complaints, expected);
     }
 }

@@ -124,7 +124,7 @@ impl Edge {
     ) -> Result<(), ErrorCode> {
         let Asked { id, method } = asked;
         match method {
-            Method::Ping => self.pong(connection, id, effects),
+            Method::Ping => self.pong(connection, transport, id, effects),
             Method::Help => self.help(connection, effects),
             Method::Exit => {
                 self.frame_for(connection, |out, _| text::text(out, "* bye"), effects);
@@ -378,8 +378,9 @@ impl Edge {
         Ok(())
     }
 
-    fn pong(&mut self, connection: ConnectionId, id: u32, effects: &mut EdgeEffects) {
-        if id > 0 {
+    /// A sign of life needs no answer, but an HTTP request does.
+    fn pong(&mut self, connection: ConnectionId, transport: Transport, id: u32, effects: &mut EdgeEffects) {
+        if id > 0 || transport == Transport::Http {
             self.frame_for(
                 connection,
                 |out, _| {

@@ -141,6 +141,18 @@ mod tests {
         examine(PLACE, &LAYOUT, OFFSET, slot, &mut Vec::new())
     }
 
+    #[test]
+    fn h28_every_flipped_bit_of_an_entry_header_in_a_slot_is_noticed() {
+        let whole = written(9, 2, 3);
+        assert!(matches!(look(&whole), SlotFound::Entry { .. }));
+        let start = sector::payloads(&whole).next().unwrap().as_ptr().addr() - whole.as_ptr().addr();
+        for bit in 0..8 * ENTRY_HEADER {
+            let mut damaged = whole.clone();
+            damaged[start + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(look(&damaged), SlotFound::Faulty(None), "bit {bit}");
+        }
+    }
+
     /// Each sector of the slot is what one of these says: all 4^4 combinations of old entry, new entry, blank
     /// and garbage, against the table of the module, which this states again in other words.
     #[test]

@@ -54,8 +54,8 @@ impl FrameFaults {
         };
         let (drop, duplicate, replay) = (ppm(100_000), ppm(150_000), ppm(150_000));
         let (corrupt, truncate) = (ppm(10_000), ppm(10_000));
-        let least = ms(50..=2_000, random);
-        let replay_after = least..=least + ms(0..=4_000, random);
+        let least = ms(50..=700, random);
+        let replay_after = least..=least + ms(0..=1_300, random);
         Self { drop, duplicate, replay, replay_after, corrupt, truncate, reorder: random.chance(700_000) }
     }
 }
@@ -119,7 +119,7 @@ impl Partitions {
         let mut shapes: Vec<_> = PartitionShape::ALL.into_iter().filter(|_| random.chance(400_000)).collect();
         shapes.push(*random.pick(&[PartitionShape::Isolate, PartitionShape::Split]));
         Self {
-            every: ms(600..=3_000, random),
+            every: ms(300..=2_000, random),
             lasting: least..=least + ms(100..=3_000, random),
             shapes,
             one_way: ppm_up_to(600_000, random),
