@@ -129,7 +129,9 @@ pub enum What {
         room: String,
     },
     /// Faults have ended for a quorum core; everything outstanding must finish within the bound.
-    Healed,
+    Healed {
+        core: Vec<ReplicaId>,
+    },
     /// All outstanding work of all users finished.
     Quiet,
 }

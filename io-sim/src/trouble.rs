@@ -13,6 +13,7 @@ use tigerchat_core::wire::frame::Command;
 use crate::faults::{ClockSteps, Crashes};
 use crate::history::What;
 use crate::network::Place;
+use crate::process::Role;
 use crate::process::TrapAt;
 use crate::random::Ppm;
 use crate::world::{Event, World};
@@ -312,7 +313,12 @@ impl World<'_> {
                 self.start(place);
             }
         }
-        self.observe(What::Healed);
+        let core = self.core.iter().filter_map(|place| match self.processes[*place].role {
+            Role::Replica(id) => Some(id),
+            Role::Edge(_) => None,
+        });
+        let core = core.collect();
+        self.observe(What::Healed { core });
     }
 
     fn pick_place(&mut self, among: Vec<Place>) -> Option<Place> {

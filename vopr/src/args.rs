@@ -13,6 +13,7 @@ Examples:
   vopr --seeds 50 --check-determinism  each world twice: both runs must be the same, bit for bit
   vopr --scenario scenarios/normal-commit.txt
   vopr --seeds 1000 --json > swarm.json
+  vopr --seeds 1000 --junit swarm.xml
 
 A seed is a world: a cluster, users, faults, and everything that happens. The same seed of the same build gives
 the same history on every machine, so a failure is replayed by its number alone.
@@ -62,6 +63,11 @@ pub struct Args {
     /// Report as JSON on standard output
     #[arg(long)]
     pub json: bool,
+
+    /// Write the report as JUnit XML too: a test case for each failing seed, one for the work that the median seed
+    /// did, one for coverage
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
+    pub junit: Option<PathBuf>,
 }
 
 /// Worlds of a swarm unless told otherwise.

@@ -8,6 +8,8 @@ pub mod args;
 pub mod boundaries;
 pub mod checkers;
 pub mod coverage;
+pub mod distribution;
+pub mod junit;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use io_sim::Plan;
 use vopr::args::Args;
+use vopr::junit;
 use vopr::progress::Progress;
 use vopr::report::Report;
 use vopr::run::{catch_panics, play_scenario, run_seed, tell_seed};
@@ -23,6 +24,13 @@ fn main() -> ExitCode {
         let complaint = format!("there is no plan {}; there are: {}", args.plan, known.join(", "));
         Args::command().error(clap::error::ErrorKind::InvalidValue, complaint).exit();
     };
+    if let Some(file) = &args.junit
+        && let Err(error) = std::fs::write(file, "")
+    {
+        // Before the swarm, not after its hours.
+        let complaint = format!("--junit {}: the report can't be written there: {error}", file.display());
+        Args::command().error(clap::error::ErrorKind::Io, complaint).exit();
+    }
     catch_panics();
     let passed = match (&args.scenario, args.seed) {
         (Some(file), _) => scripted(file),
@@ -43,7 +51,7 @@ fn many(args: &Args, plan: &Plan) -> bool {
     let floors = if plan.name == Plan::SWARM.name { Floors::SWARM } else { Floors::default() };
     let report = Report::new(args, &harvest, floors, progress.elapsed());
     say(&if args.json { format!("{}\n", report.to_json()) } else { report.to_string() });
-    report.passed()
+    write_junit(args, &report) && report.passed()
 }
 
 fn orders(args: &Args) -> Orders {
@@ -72,6 +80,8 @@ fn one(args: &Args, plan: &Plan, seed: u64) -> bool {
     }
     let mut harvest = Harvest {
         runs: vec![result.stats],
+        cpus: vec![result.cpu],
+        view_changes: result.view_changes,
         coverage: result.coverage,
         boundaries: result.boundaries,
         ..Harvest::default()
@@ -88,7 +98,17 @@ fn one(args: &Args, plan: &Plan, seed: u64) -> bool {
         let digest = digest.map_or_else(String::new, |digest| format!("digest of all events: {digest}\n"));
         say(&format!("\n{report}{digest}"));
     }
-    report.passed()
+    write_junit(args, &report) && report.passed()
+}
+
+/// Writes the report where `--junit` says; says whether it is there.
+fn write_junit(args: &Args, report: &Report) -> bool {
+    let Some(file) = &args.junit else { return true };
+    let written = std::fs::write(file, junit::document(report));
+    if let Err(error) = &written {
+        eprintln!("--junit {}: the report can't be written there: {error}", file.display());
+    }
+    written.is_ok()
 }
 
 /// A scripted world: prints what really happened, and passes when that is what the file says.

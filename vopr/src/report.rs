@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::args::Args;
 use crate::boundaries::{self, Boundaries};
 use crate::coverage::Coverage;
-use crate::stats::{Floors, Work};
+use crate::distribution::Distribution;
+use crate::stats::{Floors, Stats, Work};
 use crate::swarm::{Failure, Harvest};
 
 /// Failures that a person is told in full; the others by seed.
@@ -33,6 +34,12 @@ pub struct Report {
     /// Aimed faults that never struck, once there were enough seeds.
     pub missed: Vec<String>,
     pub gaps: Vec<String>,
+    /// From the first replica that leaves a view until the next view has a log, in virtual milliseconds.
+    pub view_change_ms: Distribution,
+    /// What seeds cost.
+    pub cpu_ms: Distribution,
+    pub cpu_ns_per_event: Distribution,
+    pub excused: Excused,
     pub virtual_seconds: u64,
     pub seconds: f64,
     pub seeds_per_second: f64,
@@ -55,6 +62,9 @@ impl Report {
     pub fn new(args: &Args, harvest: &Harvest, floors: Floors, elapsed: Duration) -> Self {
         let seeds = harvest.runs.len();
         let work = Work::of(&harvest.runs);
+        let excused = Excused::of(harvest);
+        let mut below = work.below(floors);
+        below.extend(excused.too_many().then(|| excused.to_string()));
         let seconds = elapsed.as_secs_f64();
         let cpu = harvest.cpu.filter(|_| seeds > 0);
         // Other plans don't aim.
@@ -65,7 +75,7 @@ impl Report {
             plan: args.plan.clone(),
             failed: harvest.failed,
             failures: told(args, harvest),
-            below: if seeds < JUDGED_FROM { Vec::new() } else { work.below(floors) },
+            below: if seeds < JUDGED_FROM { Vec::new() } else { below },
             work,
             coverage: harvest.coverage.clone(),
             boundaries: harvest.boundaries.clone(),
@@ -75,6 +85,10 @@ impl Report {
                 Vec::new()
             },
             gaps: harvest.coverage.gaps(),
+            view_change_ms: Distribution::of(harvest.view_changes.iter().map(milliseconds)),
+            cpu_ms: Distribution::of(harvest.costs().map(|(_, cpu)| milliseconds(&cpu))),
+            cpu_ns_per_event: Distribution::of(harvest.costs().map(per_event)),
+            excused,
             virtual_seconds: harvest.runs.iter().map(|run| run.virtual_time.as_secs()).sum(),
             seconds,
             seeds_per_second: seeds as f64 / seconds.max(0.001),
@@ -91,6 +105,50 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report holds nothing that JSON can't say")
+    }
+}
+
+fn milliseconds(duration: &Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn per_event((run, cpu): (&Stats, Duration)) -> u64 {
+    u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX) / run.events.max(1)
+}
+
+/// Seeds that passed although not all of their work was done after the healing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Excused {
+    pub seeds: u64,
+    pub of: u64,
+    /// In hundredths of a percent.
+    pub share: u64,
+}
+
+impl Excused {
+    /// A failed seed needs no excuse, and its run may have been stopped before the healing.
+    fn of(harvest: &Harvest) -> Self {
+        let unquiet = harvest.runs.iter().filter(|run| !run.quiet).count() as u64;
+        let (seeds, of) = (unquiet.saturating_sub(harvest.failed), harvest.runs.len() as u64);
+        Self { seeds, of, share: seeds * 10_000 / of.max(1) }
+    }
+
+    /// Two percent: beyond, a swarm proves too little of liveness.
+    fn too_many(&self) -> bool {
+        self.share >= 200
+    }
+}
+
+impl fmt::Display for Excused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self { seeds, of, share }, why) =
+            (self, "no rule excuses one: damage is drawn so that a quorum is left");
+        write!(
+            f,
+            "excused from liveness: {seeds} of {of} seeds ({}.{} %); {why}",
+            share / 100,
+            share % 100 / 10
+        )
     }
 }
 
@@ -130,6 +188,10 @@ impl fmt::Display for Report {
         if !self.boundaries.is_empty() {
             write!(f, "\n{}", self.boundaries)?;
         }
+        write!(f, "\n{}", self.view_change_ms.told("view changes, virtual ms"))?;
+        write!(f, "\n{}", self.cpu_ms.told("CPU of a seed, ms"))?;
+        write!(f, "\n{}", self.cpu_ns_per_event.told("CPU of an event, ns"))?;
+        writeln!(f, "\n{}", self.excused)?;
         let cpu = self.cpu_ms_per_seed.map_or(String::new(), |ms| format!(", {ms:.1} ms of CPU each"));
         let minutes = self.virtual_seconds / 60;
         writeln!(
@@ -182,7 +244,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::stats::Stats;
 
     fn report(failing: &[u64], stats: Stats) -> Report {
         let args = Args::parse_from(["vopr", "--start", "4"]);
@@ -206,6 +267,7 @@ mod tests {
         disk_errors: 5,
         events: 9,
         virtual_time: Duration::from_secs(30),
+        quiet: true,
     };
 
     #[test]
@@ -223,6 +285,38 @@ mod tests {
         let report = report(&[], Stats { view_changes: 1, ..BUSY });
         assert!(!report.passed());
         assert!(report.to_string().contains("TOO LITTLE: the median seed has 1 view changes, not 2"));
+    }
+
+    #[test]
+    fn runs_that_never_became_quiet_need_an_excuse_and_too_many_fail_a_swarm() {
+        let args = Args::parse_from(["vopr"]);
+        let swarm = |unquiet: usize, failed| {
+            let mut runs = vec![BUSY; 100];
+            runs[..unquiet].iter_mut().for_each(|run| run.quiet = false);
+            let harvest = Harvest { runs, failed, ..Harvest::default() };
+            Report::new(&args, &harvest, Floors::SWARM, Duration::from_secs(2))
+        };
+        assert!(swarm(1, 0).passed());
+        assert!(!swarm(2, 0).passed());
+        assert!(swarm(2, 0).to_string().contains("excused from liveness: 2 of 100 seeds (2.0 %)"));
+        assert_eq!(swarm(2, 2).excused.seeds, 0, "they failed");
+    }
+
+    #[test]
+    fn distributions_are_told_and_in_the_json() {
+        let args = Args::parse_from(["vopr"]);
+        let harvest = Harvest {
+            runs: vec![BUSY; 2],
+            cpus: vec![Some(Duration::from_millis(18)), None],
+            view_changes: [150, 160, 900].map(Duration::from_millis).to_vec(),
+            ..Harvest::default()
+        };
+        let report = Report::new(&args, &harvest, Floors::SWARM, Duration::from_secs(2));
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["view_change_ms"]["median"], 160);
+        assert_eq!(json["cpu_ms"]["most"], 18);
+        assert_eq!(json["cpu_ns_per_event"]["median"], 2_000_000, "nine events");
+        assert!(report.to_string().contains("view changes, virtual ms: 3 values, median 160, p90 900"));
     }
 
     #[test]

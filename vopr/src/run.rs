@@ -15,6 +15,7 @@ use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
 use crate::boundaries::Boundaries;
+use crate::checkers::view_change::Changes;
 use crate::checkers::{Setup, Suite};
 use crate::coverage::Coverage;
 use crate::stats::Stats;
@@ -31,6 +32,7 @@ type Listener<'a> = dyn FnMut(&Observation) + 'a;
 #[derive(Debug)]
 struct Attempt {
     report: RunReport,
+    view_changes: Vec<Duration>,
     verdict: Result<(), Violation>,
 }
 
@@ -47,9 +49,7 @@ pub fn run_seed(plan: &Plan, seed: u64, twice: bool) -> SeedResult {
             return result;
         }
     };
-    result.stats = stats(&first.report);
-    result.coverage = coverage(&first.report);
-    result.boundaries = Boundaries::new(first.report.struck.clone());
+    fill(&mut result, &first);
     result.cpu = before.zip(cpu_time()).map(|(before, after)| after.saturating_sub(before));
     if let Err(violation) = &first.verdict {
         result.failure = Some(tell_failure(plan, seed, violation.checker, &violation.what));
@@ -75,9 +75,7 @@ pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedRe
             return (result, None);
         }
     };
-    result.stats = stats(&attempt.report);
-    result.coverage = coverage(&attempt.report);
-    result.boundaries = Boundaries::new(attempt.report.struck.clone());
+    fill(&mut result, &attempt);
     result.failure = attempt.verdict.err().map(|violation| failure(violation.checker, violation.what));
     (result, Some(attempt.report.digest))
 }
@@ -89,15 +87,17 @@ fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attemp
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());
+        let mut changes = Changes::default();
         let report = io_sim::run(plan, seed, &mut |seen| {
             listener(seen);
+            changes.observe(seen);
             verdict = suite.observe(seen);
             if verdict.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         if verdict.is_ok() {
             verdict = suite.finish(report.end.as_ref()).and_then(|()| nothing_else(&report));
         }
-        Attempt { report, verdict }
+        Attempt { report, view_changes: changes.took, verdict }
     }))
 }
 
@@ -163,6 +163,14 @@ fn tell_failure(plan: &Plan, seed: u64, checker: &str, what: &str) -> Failure {
     Failure { checker: checker.into(), what: what.into(), events }
 }
 
+/// What is counted of a run, whatever its verdict.
+fn fill(result: &mut SeedResult, attempt: &Attempt) {
+    result.stats = stats(&attempt.report);
+    result.coverage = coverage(&attempt.report);
+    result.boundaries = Boundaries::new(attempt.report.struck.clone());
+    result.view_changes.clone_from(&attempt.view_changes);
+}
+
 fn stats(report: &RunReport) -> Stats {
     Stats {
         operations: report.operations,
@@ -173,6 +181,7 @@ fn stats(report: &RunReport) -> Stats {
         disk_errors: report.disks.errors,
         events: report.events,
         virtual_time: report.virtual_time,
+        quiet: report.end.is_some(),
     }
 }
 

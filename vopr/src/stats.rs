@@ -18,6 +18,8 @@ pub struct Stats {
     /// Everything that happened in the world.
     pub events: u64,
     pub virtual_time: Duration,
+    /// Whether all work was done after the healing.
+    pub quiet: bool,
 }
 
 /// What a typical seed must do at least: a run that did little is no run.

@@ -21,6 +21,8 @@ pub struct SeedResult {
     pub stats: Stats,
     pub coverage: Coverage,
     pub boundaries: Boundaries,
+    /// How long each view change took, in virtual time.
+    pub view_changes: Vec<Duration>,
     /// CPU time, where the machine tells it.
     pub cpu: Option<Duration>,
     pub failure: Option<Failure>,
@@ -57,6 +59,10 @@ pub const FAILURES_LISTED: usize = 10_000;
 pub struct Harvest {
     /// Of each seed that ran, in the order of the seeds.
     pub runs: Vec<Stats>,
+    /// What each of them cost, where the machine tells it.
+    pub cpus: Vec<Option<Duration>>,
+    /// How long each view change took, in virtual time.
+    pub view_changes: Vec<Duration>,
     pub coverage: Coverage,
     pub boundaries: Boundaries,
     pub cpu: Option<Duration>,
@@ -98,8 +104,9 @@ pub fn run(
         drop(finished);
         loop {
             match results.recv_timeout(Duration::from_millis(100)) {
-                Ok(result) => {
-                    by_seed.insert(result.seed, result.stats);
+                Ok(mut result) => {
+                    let changes = std::mem::take(&mut result.view_changes);
+                    by_seed.insert(result.seed, (result.stats, result.cpu, changes));
                     harvest.add(&result);
                     progress(&harvest, Some(&result));
                 }
@@ -108,7 +115,11 @@ pub fn run(
             }
         }
     });
-    harvest.runs = by_seed.into_values().collect();
+    for (stats, cpu, changes) in by_seed.into_values() {
+        harvest.runs.push(stats);
+        harvest.cpus.push(cpu);
+        harvest.view_changes.extend(changes);
+    }
     if orders.stop_at_first {
         harvest.keep_first();
     }
@@ -125,6 +136,11 @@ fn take(orders: &Orders, next: &AtomicU64, enough: &AtomicBool) -> Option<u64> {
 }
 
 impl Harvest {
+    /// Each run with its CPU time, as far as that is known.
+    pub fn costs(&self) -> impl Iterator<Item = (&Stats, Duration)> {
+        self.runs.iter().zip(&self.cpus).filter_map(|(run, cpu)| Some((run, (*cpu)?)))
+    }
+
     fn add(&mut self, result: &SeedResult) {
         self.coverage.merge(&result.coverage);
         self.boundaries.merge(&result.boundaries);
@@ -165,7 +181,8 @@ mod tests {
         let failure = Failure { checker: "sevens".into(), what: format!("{seed} fails"), events: Vec::new() };
         let stats = Stats { operations: seed, ..Stats::default() };
         let failure = seed.is_multiple_of(7).then_some(failure);
-        SeedResult { seed, stats, failure, ..SeedResult::default() }
+        let view_changes = vec![Duration::from_millis(seed)];
+        SeedResult { seed, stats, failure, view_changes, ..SeedResult::default() }
     }
 
     #[test]
@@ -174,6 +191,7 @@ mod tests {
         let together = run(&orders(10..60, 8), &sevens, |_, _| {});
         assert_eq!(alone.runs, together.runs);
         assert_eq!(alone.failures, together.failures);
+        assert_eq!(alone.view_changes, together.view_changes);
         assert_eq!(alone.runs.len(), 50);
         assert_eq!(alone.listed.into_keys().collect::<Vec<_>>(), [14, 21, 28, 35, 42, 49, 56]);
     }

@@ -21,7 +21,10 @@ fn told(what: &What) -> String {
         | What::Crashed { .. }
         | What::Started { .. }
         | What::Waits { .. } => of_replica(what),
-        What::Healed => "a quorum is healed for good".into(),
+        What::Healed { core } => {
+            let core: Vec<u16> = core.iter().map(|replica| replica.0).collect();
+            format!("a quorum is healed for good: replicas {core:?}")
+        }
         What::Quiet => "all is quiet".into(),
         _ => of_user(what),
     }

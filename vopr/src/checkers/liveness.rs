@@ -47,7 +47,7 @@ impl Checker for Liveness {
                 self.positions.insert(*replica, what.clone());
                 return Ok(());
             }
-            What::Healed => self.healed = Some(seen.at),
+            What::Healed { .. } => self.healed = Some(seen.at),
             What::Quiet => {
                 self.quiet = Some(seen.at);
                 return self.in_time(seen.at);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_run_that_becomes_quiet_too_late_is_found() {
         let mut story = Story::good();
-        let healed = story.at(|what| matches!(what, What::Healed));
+        let healed = story.at(|what| matches!(what, What::Healed { .. }));
         story.delay(|what| matches!(what, What::Quiet), healed.after(BOUND));
         assert_eq!(story.judge::<Liveness>(), Ok(()));
         story.delay(|what| matches!(what, What::Quiet), healed.after(BOUND + Duration::from_nanos(1)));

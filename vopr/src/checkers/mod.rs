@@ -17,6 +17,7 @@ pub mod presence;
 #[cfg(test)]
 mod testing;
 pub mod view;
+pub mod view_change;
 
 use std::fmt;
 
@@ -59,6 +60,7 @@ impl Suite {
                 Box::new(agreement::Agreement::default()),
                 Box::new(chain::Chain::new(setup)),
                 Box::new(view::View::default()),
+                Box::new(view_change::ViewChange::default()),
                 Box::new(checkpoint::Checkpoint::default()),
                 Box::new(durability::Durability::new(setup)),
                 Box::new(exactly_once::ExactlyOnce::default()),

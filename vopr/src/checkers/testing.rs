@@ -20,6 +20,7 @@ use super::linearizability::Linearizability;
 use super::liveness::Liveness;
 use super::presence::Presence;
 use super::view::View;
+use super::view_change::ViewChange;
 use super::{Checker, Setup, Suite};
 
 const SETUP: Setup = Setup { quorum: 2, tenant: TenantId(1) };
@@ -44,7 +45,7 @@ macro_rules! fresh {
     })* };
 }
 
-fresh!(Agreement Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View);
+fresh!(Agreement Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -93,7 +94,7 @@ impl Story {
             head: 3,
             messages: messages.clone(),
         });
-        story.push(What::Healed);
+        story.push(What::Healed { core: (0..3).map(ReplicaId).collect() });
         story.push(What::Quiet);
         story.end = end(&messages);
         story
