@@ -229,3 +229,34 @@ fn a_slow_backup_is_not_lost_to_a_state_transfer() {
     assert_eq!(transfers, 0);
     assert_eq!(cluster.state(2), cluster.state(0));
 }
+
+/// Behind by more entries than a start_view names, with a log that goes back beyond what was executed: what lies on
+/// this disk counts all the same, or the two that are left commit nothing. (Found with real processes, under load.)
+#[test]
+fn a_backup_that_lags_by_more_than_a_start_view_serves_with_the_next_primary() {
+    // Replica 1 is the next to lead.
+    for (lag, late) in [1, 24, 25, 26, 40, 90].into_iter().flat_map(|lag| [(lag, 1), (lag, 2)]) {
+        let mut cluster = Cluster::with_slots(3, 256);
+        cluster.pass(Duration::from_millis(50));
+        cluster.register();
+        cluster.open_room();
+        (1..=5).for_each(|number| assert!(cluster.publish(number).is_some()));
+        cluster.pass(Duration::from_millis(50));
+        let others = [(0, late), (3 - late, late), (late, 0), (late, 3 - late)];
+        cluster.cut.extend(others.map(|(from, to)| (replica(from), replica(to))));
+        (6..6 + lag)
+            .for_each(|number| assert!(cluster.publish(number).is_some(), "replica {late} is {lag} behind"));
+        cluster.crash(0);
+        cluster.cut.clear();
+        cluster.pass(LONG);
+        let published = cluster.publish(6 + lag);
+        assert!(
+            published.is_some(),
+            "replica {late} is {lag} behind: {:#?} {:#?}",
+            cluster.view(1),
+            cluster.view(2)
+        );
+        cluster.pass(Duration::from_millis(200));
+        assert!(cluster.state(1) == cluster.state(2), "replica {late} is {lag} behind");
+    }
+}

@@ -5,8 +5,9 @@
 //! sends again. A socket is not read while the pool has no buffer for what comes.
 //!
 //! A replica dials those with a higher id, an edge dials all replicas. A link that broke is dialled again, or, by
-//! the side that does not dial, probed: if that is *refused*, the peer's process is gone and the node hears
-//! [`tigerchat_core::io::Event::PeerReset`].
+//! the side that does not dial, probed until the peer has dialled: if that is *refused*, the peer's process is gone and
+//! the node hears [`tigerchat_core::io::Event::PeerReset`]. One probe is not enough: the sockets of a process that is
+//! killed close one after the other, and its listener may be the last.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -66,6 +67,13 @@ struct Known {
     due: Option<Instant>,
     wait: Duration,
     was_up: bool,
+}
+
+impl Known {
+    fn try_later(&mut self) {
+        self.due = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(REDIAL_MAX);
+    }
 }
 
 #[derive(Debug)]
@@ -134,6 +142,29 @@ impl Peers {
             dropped: 0,
             refused: 0,
         })
+    }
+
+    pub fn me(&self) -> Address {
+        self.me
+    }
+
+    /// A replica is reached there from now on: those that this process has to dial are dialled.
+    pub fn learn(&mut self, address: Address, socket: SocketAddr, dials: bool) {
+        let due = dials.then(Instant::now);
+        match self.known.iter_mut().find(|known| known.address == address) {
+            Some(known) if known.socket == socket && known.dials == dials => {}
+            Some(known) => (known.socket, known.dials, known.due) = (socket, dials, due),
+            None => {
+                self.known.push(Known { address, socket, dials, due, wait: REDIAL_FIRST, was_up: false });
+            }
+        }
+    }
+
+    /// These are no replicas of ours any more: nobody is dialled who is not in `members`.
+    pub fn keep(&mut self, is_member: impl Fn(Address) -> bool) {
+        for known in self.known.iter_mut().filter(|known| !is_member(known.address)) {
+            (known.dials, known.due, known.was_up) = (false, None, false);
+        }
     }
 
     /// Frames that found no link, frames that found a full queue, links closed for what they carried.
@@ -207,9 +238,8 @@ impl Peers {
         if refused && std::mem::take(&mut known.was_up) {
             arrived.push(Arrived::Reset(known.address));
         }
-        if known.dials {
-            known.due = Some(Instant::now() + known.wait);
-            known.wait = (known.wait * 2).min(REDIAL_MAX);
+        if known.dials || known.was_up {
+            known.try_later();
         }
     }
 
@@ -284,7 +314,10 @@ impl Peers {
         let Some(at) = dialled else { return false };
         let known = &mut self.known[at];
         if !known.dials {
-            // Only a probe: somebody is there, and will dial us.
+            // Only a probe: somebody is there, and will dial us, or is about to end.
+            if known.was_up && !self.routes.contains_key(&known.address) {
+                known.try_later();
+            }
             let mut link = self.links.remove(&token).expect("looked at");
             let _ = registry.deregister(&mut link.stream);
             return false;
@@ -305,7 +338,7 @@ impl Peers {
         if let (None, Some(peer)) = (known_before, link.peer) {
             self.routes.insert(peer, token);
             if let Some(known) = self.known.iter_mut().find(|known| known.address == peer) {
-                known.was_up = true;
+                (known.was_up, known.due, known.wait) = (true, None, REDIAL_FIRST);
             }
         }
         if let Err(error) = result {
@@ -515,6 +548,28 @@ mod tests {
             lower.turn();
         }
         assert_eq!(lower.arrived.len(), 1, "once");
+    }
+
+    /// So a killed process looks: its connections end before its listener.
+    #[test]
+    fn a_peer_whose_listener_outlives_its_link_is_probed_until_it_is_gone() {
+        let dying = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = listener.local_addr().unwrap();
+        let known = vec![(address(0), dying.local_addr().unwrap(), false)];
+        let mut side = Side::new(1, Some(listener), known);
+        let mut link = std::net::TcpStream::connect(socket).unwrap();
+        link.write_all(frame(0, 1).header.as_bytes()).unwrap();
+        side.until(&mut None, |side| side.arrived.len() == 1);
+        drop(link);
+        side.until(&mut None, |side| side.peers.routes.is_empty());
+        for _ in 0..10 {
+            side.turn();
+        }
+        assert_eq!(side.arrived.len(), 1, "somebody is there");
+        drop(dying);
+        side.until(&mut None, |side| side.arrived.len() == 2);
+        assert!(matches!(side.arrived[1], Arrived::Reset(peer) if peer == address(0)));
     }
 
     #[test]

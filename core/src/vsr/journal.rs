@@ -156,7 +156,22 @@ impl Journal {
         }
         self.know(header, digest);
         self.low = op;
+        self.relink();
         true
+    }
+
+    /// Goes on downwards along headers that are known already, as far as they link. Otherwise a log that a new view
+    /// has cut off from what is below it never counts as durable, though all of it is here: what was executed is
+    /// not asked for again.
+    fn relink(&mut self) {
+        while let Some(below) = self.low.checked_sub(1).filter(|below| *below >= self.base) {
+            let parent = self.header(self.low).map(|lowest| lowest.parent);
+            let links = |slot: &Slot| slot.header.is_some() && slot.digest == parent;
+            if !self.get(below).is_some_and(links) {
+                return;
+            }
+            self.low = below;
+        }
     }
 
     /// Makes `suffix` (descending) the newest part of the log: what is above it is forgotten, what is below it
