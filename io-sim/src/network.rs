@@ -10,7 +10,7 @@ use tigerchat_core::wire::frame::Command;
 
 use crate::faults::{Bandwidth, Drawn, FrameFaults, Latency};
 use crate::process::Bytes;
-use crate::random::{Random, nanos};
+use crate::random::{Ppm, Random, nanos};
 use crate::report::{Fate, FrameCounts};
 
 /// A process by its number in the world.
@@ -58,6 +58,11 @@ pub struct Arriving {
     pub connection: Option<u32>,
 }
 
+/// Of each command the first frames of a world meet each fault at least so often: what is seldom said would otherwise
+/// hardly ever be hurt, and some of it is said once in twenty worlds.
+const SELDOM: Ppm = 300_000;
+const FEW: u64 = 4;
+
 impl Network {
     #[must_use]
     pub fn new(places: usize, drawn: &Drawn, mut random: Random) -> Self {
@@ -97,12 +102,14 @@ impl Network {
         if cut {
             return self.counts.count(command, Fate::Dropped);
         }
-        let faults = self.faults.clone().filter(|_| !sound);
+        let faults = self.faults_for(command).filter(|_| !sound);
+        let seldom = faults.is_some() && self.is_seldom(command);
         let in_order = faults.as_ref().is_none_or(|faults| !faults.reorder);
-        let Some(left) = self.leave(now, link, bytes.len()) else {
+        let squeezed = seldom && self.bandwidth.is_some() && self.random.chance(SELDOM);
+        let Some(left) = self.leave(now, link, bytes.len()).filter(|_| !squeezed) else {
             return self.counts.count(command, Fate::Overflowed);
         };
-        let at = self.arrival(left, link, in_order, command);
+        let at = self.arrival(left, link, in_order, (command, seldom));
         let mut arrive = |at, bytes, connection| arrivals.push(Arriving { at, bytes, connection });
         let Some(faults) = faults else { return arrive(at, bytes, Some(connection)) };
         if self.random.chance(faults.drop) {
@@ -202,6 +209,28 @@ impl Network {
         Some(link.busy_until)
     }
 
+    /// Whether a world has said this only a few times yet.
+    fn is_seldom(&self, command: Command) -> bool {
+        self.counts.of(command)[Fate::Sent as usize] <= FEW
+    }
+
+    /// The faults that were drawn, stronger for what is seldom said.
+    fn faults_for(&self, command: Command) -> Option<FrameFaults> {
+        let drawn = self.faults.clone()?;
+        if !self.is_seldom(command) {
+            return Some(drawn);
+        }
+        let FrameFaults { drop, duplicate, replay, corrupt, truncate, .. } = drawn;
+        Some(FrameFaults {
+            drop: drop.max(SELDOM),
+            duplicate: duplicate.max(SELDOM),
+            replay: replay.max(SELDOM),
+            corrupt: corrupt.max(SELDOM),
+            truncate: truncate.max(SELDOM),
+            ..drawn
+        })
+    }
+
     /// What is left of the frame, if anything happens to it.
     fn damaged(&mut self, faults: &FrameFaults, command: Command, bytes: &Bytes) -> Option<Bytes> {
         if self.random.chance(faults.corrupt) {
@@ -218,8 +247,17 @@ impl Network {
         None
     }
 
-    fn arrival(&mut self, left: Instant, link: usize, in_order: bool, command: Command) -> Instant {
-        let Latency { jitter, tail_chance, tail, .. } = self.latency;
+    fn arrival(
+        &mut self,
+        left: Instant,
+        link: usize,
+        in_order: bool,
+        (command, seldom): (Command, bool),
+    ) -> Instant {
+        let Latency { jitter, mut tail_chance, tail, .. } = self.latency;
+        if seldom {
+            tail_chance = tail_chance.max(SELDOM);
+        }
         let Link { base, sound, slow_until, slowness, .. } = self.links[link];
         let mut usual = base + Duration::from_nanos(self.random.within(0..=nanos(jitter)));
         if !sound && left < slow_until {
@@ -251,13 +289,17 @@ mod tests {
     use crate::random::ALWAYS;
 
     const COMMAND: Command = Command::Prepare;
+    const SAID: u64 = FEW + 1;
 
     fn network(frames: Option<FrameFaults>) -> Network {
         let (base, jitter) = (Duration::from_micros(100), Duration::from_micros(50));
         let tail = Duration::from_millis(20);
         let latency = Latency { base, uneven: 2, jitter, tail_chance: 200_000, tail };
         let drawn = Drawn { latency, frames, ..Plan::CALM.draw(0) };
-        Network::new(3, &drawn, Random::new(1, "network", 0))
+        let mut network = Network::new(3, &drawn, Random::new(1, "network", 0));
+        // Long since said.
+        (0..SAID).for_each(|_| network.counts.count(COMMAND, Fate::Sent));
+        network
     }
 
     fn bytes() -> Bytes {
@@ -309,8 +351,27 @@ mod tests {
         assert_eq!(replayed.len(), 100);
         assert!(replayed.iter().all(|at| *at >= Instant(1_000_000_000)));
         let [sent, dropped, duplicated, delayed, again, ..] = network.counts().of(COMMAND);
-        assert_eq!((sent, dropped, duplicated, again), (300, 200, 100, 100));
+        assert_eq!((sent, dropped, duplicated, again), (300 + SAID, 200, 100, 100));
         assert!(delayed > 0);
+    }
+
+    #[test]
+    fn what_is_seldom_said_is_hurt_more_often() {
+        let mut hurt = [0; Fate::ALL.len()];
+        for seed in 0..100 {
+            let mut network = network(Some(faults()));
+            network.random = Random::new(seed, "network", 0);
+            network.counts = FrameCounts::default();
+            for _ in 0..FEW {
+                network.send(Instant(0), (0, 1), COMMAND, bytes(), &mut Vec::new());
+            }
+            let first = network.counts().of(COMMAND);
+            hurt.iter_mut().zip(first).for_each(|(sum, count)| *sum += count);
+            hundred(&mut network, 0, 1);
+            let [_, dropped, ..] = network.counts().of(COMMAND);
+            assert_eq!(dropped, first[1], "what is said often is hurt as often as was drawn: never");
+        }
+        assert!(hurt[..Fate::Overflowed as usize].iter().all(|count| *count > 20), "{hurt:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tigerchat_core::vsr::marks::Marks;
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
@@ -74,6 +75,8 @@ pub struct RunReport {
     pub frames: FrameCounts,
     /// Processes struck where they were aimed at.
     pub struck: Struck,
+    /// The rare branches that some replica reached, also in a life that ended.
+    pub marks: Marks,
     pub disks: DiskCounts,
     /// Frames that an outsider said, and what they changed: an error.
     pub intrusions: u64,

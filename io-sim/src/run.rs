@@ -56,6 +56,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
         view_changes: world.views.iter().filter(|view| **view > 0).count() as u64,
         frames: world.network.counts().clone(),
         struck: std::mem::take(&mut world.struck),
+        marks: world.marks,
         disks: world.disk_counts(),
         intrusions: world.outsider.intrusions,
         harm: world.outsider.harm.take(),

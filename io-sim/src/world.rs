@@ -16,6 +16,7 @@ use tigerchat_core::pool::{Class, Pool};
 use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
+use tigerchat_core::vsr::marks::Marks;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
 use tigerchat_core::wire::entry::Digest;
@@ -117,6 +118,8 @@ pub struct World<'a> {
     /// Aims that have not struck, and how often each did.
     pub(crate) aims: Vec<Aim>,
     pub struck: Struck,
+    /// What all replicas reached, in all their lives.
+    pub marks: Marks,
     pub(crate) deposed: Option<Deposed>,
     pub(crate) outsider: Outsider,
     /// Views in which some replica was normal.
@@ -174,6 +177,7 @@ impl<'a> World<'a> {
             healed: false,
             crashes: 0,
             struck: Struck::default(),
+            marks: Marks::default(),
             deposed: None,
             outsider: Outsider::default(),
             views: BTreeSet::new(),
@@ -429,6 +433,7 @@ impl<'a> World<'a> {
         if let Some(replica) =
             self.processes[place].node.as_ref().and_then(|node| node.replica(process::FILE))
         {
+            self.marks.add(replica.marks());
             self.watches[place].look(id, replica, &mut self.views, |what| seen.push(what));
         }
         seen.into_iter().for_each(|what| self.observe(what));

@@ -10,6 +10,7 @@ pub mod checkers;
 pub mod coverage;
 pub mod distribution;
 pub mod junit;
+pub mod marks;
 pub mod progress;
 pub mod report;
 pub mod run;

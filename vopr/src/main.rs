@@ -84,6 +84,7 @@ fn one(args: &Args, plan: &Plan, seed: u64) -> bool {
         view_changes: result.view_changes,
         coverage: result.coverage,
         boundaries: result.boundaries,
+        marks: result.marks,
         ..Harvest::default()
     };
     if let Some(failure) = result.failure {

@@ -10,6 +10,7 @@ use crate::args::Args;
 use crate::boundaries::{self, Boundaries};
 use crate::coverage::Coverage;
 use crate::distribution::Distribution;
+use crate::marks::Reached;
 use crate::stats::{Floors, Stats, Work};
 use crate::swarm::{Failure, Harvest};
 
@@ -31,9 +32,9 @@ pub struct Report {
     pub work: Work,
     pub coverage: Coverage,
     pub boundaries: Boundaries,
-    /// Aimed faults that never struck, once there were enough seeds.
+    pub marks: Reached,
+    /// What of these three tables was never met, or was against what is listed. A swarm of so many seeds fails by it.
     pub missed: Vec<String>,
-    pub gaps: Vec<String>,
     /// From the first replica that leaves a view until the next view has a log, in virtual milliseconds.
     pub view_change_ms: Distribution,
     /// What seeds cost.
@@ -67,7 +68,7 @@ impl Report {
         below.extend(excused.too_many().then(|| excused.to_string()));
         let seconds = elapsed.as_secs_f64();
         let cpu = harvest.cpu.filter(|_| seeds > 0);
-        // Other plans don't aim.
+        // Other plans draw only a part of all trouble.
         let judged = args.plan == Plan::SWARM.name;
         Self {
             seeds,
@@ -79,12 +80,8 @@ impl Report {
             work,
             coverage: harvest.coverage.clone(),
             boundaries: harvest.boundaries.clone(),
-            missed: if judged && seeds >= boundaries::JUDGED_FROM {
-                harvest.boundaries.missing()
-            } else {
-                Vec::new()
-            },
-            gaps: harvest.coverage.gaps(),
+            marks: harvest.marks.clone(),
+            missed: if judged { missed(harvest) } else { Vec::new() },
             view_change_ms: Distribution::of(harvest.view_changes.iter().map(milliseconds)),
             cpu_ms: Distribution::of(harvest.costs().map(|(_, cpu)| milliseconds(&cpu))),
             cpu_ns_per_event: Distribution::of(harvest.costs().map(per_event)),
@@ -106,6 +103,17 @@ impl Report {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report holds nothing that JSON can't say")
     }
+}
+
+/// What was never met, of all that is listed.
+fn missed(harvest: &Harvest) -> Vec<String> {
+    let seeds = harvest.runs.len();
+    let mut missed = harvest.coverage.missing(seeds);
+    if seeds >= boundaries::JUDGED_FROM {
+        missed.extend(harvest.boundaries.missing());
+    }
+    missed.extend(harvest.marks.missing(seeds));
+    missed
 }
 
 fn milliseconds(duration: &Duration) -> u64 {
@@ -192,6 +200,9 @@ impl fmt::Display for Report {
         write!(f, "\n{}", self.cpu_ms.told("CPU of a seed, ms"))?;
         write!(f, "\n{}", self.cpu_ns_per_event.told("CPU of an event, ns"))?;
         writeln!(f, "\n{}", self.excused)?;
+        if !self.marks.is_empty() {
+            write!(f, "\n{}", self.marks)?;
+        }
         let cpu = self.cpu_ms_per_seed.map_or(String::new(), |ms| format!(", {ms:.1} ms of CPU each"));
         let minutes = self.virtual_seconds / 60;
         writeln!(
@@ -202,8 +213,8 @@ impl fmt::Display for Report {
         for complaint in &self.below {
             writeln!(f, "TOO LITTLE: {complaint}")?;
         }
-        for pair in &self.missed {
-            writeln!(f, "NEVER TRIED: {pair}")?;
+        for cell in &self.missed {
+            writeln!(f, "NEVER MET: {cell}")?;
         }
         match self.failed {
             0 if self.passed() => writeln!(f, "every promise held"),
@@ -242,8 +253,11 @@ impl fmt::Display for Told {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use tigerchat_core::vsr::marks::{Mark, Marks};
+    use tigerchat_core::wire::frame::Command;
 
     use super::*;
+    use crate::{coverage, marks};
 
     fn report(failing: &[u64], stats: Stats) -> Report {
         let args = Args::parse_from(["vopr", "--start", "4"]);
@@ -317,6 +331,46 @@ mod tests {
         assert_eq!(json["cpu_ms"]["most"], 18);
         assert_eq!(json["cpu_ns_per_event"]["median"], 2_000_000, "nine events");
         assert!(report.to_string().contains("view changes, virtual ms: 3 values, median 160, p90 900"));
+    }
+
+    #[test]
+    fn a_cell_that_was_never_met_fails_a_swarm_and_is_named() {
+        let args = Args::parse_from(["vopr"]);
+        let swarm = |seeds: usize, change: Change| {
+            let mut harvest = Harvest { runs: vec![BUSY; seeds], ..everything() };
+            change(&mut harvest);
+            Report::new(&args, &harvest, Floors::SWARM, Duration::from_secs(2))
+        };
+        assert!(swarm(1_000, |_| {}).passed());
+        let lacks: [(Change, &str); 3] = [
+            (|harvest| harvest.coverage = Coverage::default(), "NEVER MET: ping was never sent\n"),
+            (|harvest| harvest.boundaries = Boundaries::default(), "NEVER MET: no crash before"),
+            (|harvest| harvest.marks = Reached::default(), "NEVER MET: never reached: recovery: a slot"),
+        ];
+        for (change, sentence) in lacks {
+            let lacking = swarm(1_000, change);
+            assert!(!lacking.passed());
+            assert!(lacking.to_string().contains(sentence), "{lacking}");
+            assert!(swarm(999, change).passed());
+        }
+    }
+
+    type Change = fn(&mut Harvest);
+
+    /// The tables of a swarm that met all that is listed.
+    fn everything() -> Harvest {
+        let mut harvest = Harvest::default();
+        let never = |command: &Command| coverage::NEVER_SENT.iter().any(|(never, _)| never == command);
+        for command in Command::ALL.into_iter().filter(|command| !never(command)) {
+            harvest.coverage.add(&coverage::name_of(command), [1; coverage::FATES.len()]);
+        }
+        harvest.boundaries =
+            Boundaries::new(io_sim::aim::pairs().into_iter().map(|pair| (pair, 1)).collect());
+        let unreachable = |mark: &Mark| marks::UNREACHABLE.iter().any(|(unreachable, _)| unreachable == mark);
+        let mut reached = Marks::default();
+        Mark::ALL.iter().filter(|mark| !unreachable(mark)).for_each(|mark| reached.set(*mark));
+        harvest.marks = Reached::by_one(reached);
+        harvest
     }
 
     #[test]

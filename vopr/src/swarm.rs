@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::boundaries::Boundaries;
 use crate::coverage::Coverage;
+use crate::marks::Reached;
 use crate::stats::Stats;
 
 /// What one seed came to.
@@ -21,6 +22,7 @@ pub struct SeedResult {
     pub stats: Stats,
     pub coverage: Coverage,
     pub boundaries: Boundaries,
+    pub marks: Reached,
     /// How long each view change took, in virtual time.
     pub view_changes: Vec<Duration>,
     /// CPU time, where the machine tells it.
@@ -65,6 +67,7 @@ pub struct Harvest {
     pub view_changes: Vec<Duration>,
     pub coverage: Coverage,
     pub boundaries: Boundaries,
+    pub marks: Reached,
     pub cpu: Option<Duration>,
     /// How many seeds failed.
     pub failed: u64,
@@ -144,6 +147,7 @@ impl Harvest {
     fn add(&mut self, result: &SeedResult) {
         self.coverage.merge(&result.coverage);
         self.boundaries.merge(&result.boundaries);
+        self.marks.merge(&result.marks);
         self.cpu = self.cpu.zip(result.cpu).map(|(sum, more)| sum + more);
         let Some(failure) = &result.failure else { return };
         self.failed += 1;

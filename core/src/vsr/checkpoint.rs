@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::replica::{Replica, Status};
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effects};
@@ -81,6 +82,7 @@ impl<M: Machine> Replica<M> {
         }
         let Some(op) = self.checkpointing.due else { return true };
         if self.checkpointing.image.is_some() || self.sync.is_some() {
+            self.mark(Mark::CheckpointAwaited);
             return false;
         }
         self.checkpointing.due = None;
@@ -213,6 +215,7 @@ impl<M: Machine> Replica<M> {
             && image.failed
         {
             (image.failed, image.submitted, image.hash) = (false, 0, Sha256::new());
+            self.mark(Mark::CheckpointRefused);
         }
     }
 

@@ -4,6 +4,7 @@
 //! digest** (H15, I09), so a wrong entry can't slip in between.
 
 use super::machine::{At, Machine};
+use super::marks::Mark;
 use super::replica::{Replica, Status};
 use super::sessions::StoredReply;
 use crate::io::Effects;
@@ -29,7 +30,10 @@ impl<M: Machine> Replica<M> {
             }
             match self.journal.get(next).and_then(|slot| slot.entry.clone()) {
                 Some(entry) => self.execute(next, &entry, effects),
-                None => return self.read_for_commit(next, effects),
+                None => {
+                    self.mark(Mark::EntryRead);
+                    return self.read_for_commit(next, effects);
+                }
             }
         }
     }
@@ -85,10 +89,12 @@ impl<M: Machine> Replica<M> {
     fn execute_register(&mut self, at: &mut At, client: u64, effects: &mut Effects) {
         if self.sessions.of_client(client).is_none() {
             if self.sessions.iter().any(|other| other.session == at.op) {
+                self.mark(Mark::RegisterTwins);
                 // A session is known by its op: of two registers in one op the second is for the next try.
                 return;
             }
             if let Some((old, session)) = self.sessions.to_evict().map(|one| (one.client, one.session)) {
+                self.mark(Mark::SessionEvicted);
                 self.execute_expire(at, old, session, 1, effects);
             }
             self.sessions.register(client, at.op);
@@ -106,6 +112,9 @@ impl<M: Machine> Replica<M> {
 
     fn execute_expire(&mut self, at: &mut At, client: u64, session: u64, why: u16, effects: &mut Effects) {
         if self.sessions.remove(client, session) {
+            if why == 2 {
+                self.mark(Mark::SessionExpired);
+            }
             at.index += self.machine.session_closed(*at, session, &mut self.feed_scratch);
             if self.is_primary() {
                 self.send_eviction(EdgeId(client), session, why, effects);

@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::PIPELINE_MAX;
 use super::machine::Machine;
+use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects};
@@ -77,6 +78,7 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Malformed);
         }
         if self.commit_min() < self.view_start {
+            self.mark(Mark::RequestTooEarly);
             // What earlier views left is executed first: until then nobody knows which requests are new. The
             // edge sends again; this is over within a round trip.
             return self.ignore(Ignored::NotNow);
@@ -100,6 +102,7 @@ impl<M: Machine> Replica<M> {
 
     pub(super) fn enqueue(&mut self, pending: Pending) {
         if self.queue.len() == self.queue.capacity() {
+            self.mark(Mark::QueueFull);
             return self.ignore(Ignored::NoRoom);
         }
         self.queued_bytes += pending.size();
@@ -112,6 +115,7 @@ impl<M: Machine> Replica<M> {
             return false;
         }
         if let Some(session) = self.sessions.of_client(edge.0).map(|session| session.session) {
+            self.mark(Mark::RegisterAgain);
             // The reply was lost: an edge registers only when it has no session.
             self.send_reply(edge.0, session, 0, session, Digest::of(&[]).half(), &[], effects);
             return false;
@@ -126,6 +130,7 @@ impl<M: Machine> Replica<M> {
             self.sessions.of_client(edge.0).filter(|one| one.session == request.session.get())
         else {
             if self.admitted(edge.0).is_none() {
+                self.mark(Mark::SessionUnknown);
                 self.send_eviction(edge, request.session.get(), 1, effects);
             }
             return false;
@@ -135,8 +140,12 @@ impl<M: Machine> Replica<M> {
                 Some(reply) => {
                     let (op, outcomes) = (reply.op, reply.outcomes.as_slice());
                     self.send_reply(edge.0, session.session, number, op, reply.digest, outcomes, effects);
+                    self.mark(Mark::ReplyAgain);
                 }
-                None => self.ignore(Ignored::Duplicate),
+                None => {
+                    self.mark(Mark::ReplyForgotten);
+                    self.ignore(Ignored::Duplicate);
+                }
             }
             return false;
         }
@@ -164,7 +173,11 @@ impl<M: Machine> Replica<M> {
             let flying = self.journal.head - self.commit_max;
             let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
             let wanted = flying < EAGER || full_batch;
-            if !wanted || flying >= self.pipeline_allowed() || !self.journal.has_room(self.journal.head + 1) {
+            let allowed = self.pipeline_allowed();
+            if wanted && allowed <= flying && allowed < u64::from(self.config.pipeline) {
+                self.mark(Mark::PipelineHeld);
+            }
+            if !wanted || flying >= allowed || !self.journal.has_room(self.journal.head + 1) {
                 return;
             }
             if !self.build_entry(effects) {
@@ -316,9 +329,11 @@ impl<M: Machine> Replica<M> {
         if !written {
             // Not at once: a disk that refuses may refuse for long.
             self.refused = true;
+            self.mark(Mark::WriteRefused);
         } else if content != slot.digest {
             // The op that this slot is for changed meanwhile.
             self.unwritten = true;
+            self.mark(Mark::WriteOvertaken);
         } else if slot.op + keep <= commit_min || slot.op > commit_min + keep {
             slot.entry = None;
         }
@@ -421,16 +436,21 @@ impl<M: Machine> Replica<M> {
         let following = self.is_backup() && self.log_view == self.view && self.sync.is_none();
         if !following || !self.journal.has_room(op) {
             self.repair.behind(op);
+            if following {
+                self.mark(Mark::PrepareWithoutRoom);
+            }
             return self.ignore(if following { Ignored::NoRoom } else { Ignored::NotNow });
         }
         if op > head + 1 {
             self.repair.behind(op);
             if self.early.len() < usize::from(self.config.pipeline) {
                 self.early.push(entry);
+                self.mark(Mark::PrepareEarly);
             }
             return;
         }
         if self.journal.digest(head) != Some(header.parent) {
+            self.mark(Mark::PrepareUnlinked);
             return self.ignore(Ignored::Unlinked);
         }
         self.journal.append(header, digest);
@@ -458,6 +478,9 @@ impl<M: Machine> Replica<M> {
         if slot.durable == Some(digest) {
             // The primary sends again what we have: our acknowledgement was lost.
             self.ok_due |= !answer;
+            if !answer {
+                self.mark(Mark::PrepareAgain);
+            }
             return self.ignore(Ignored::Duplicate);
         }
         if wanted && slot.entry.is_none() {

@@ -17,6 +17,7 @@
 use alloc::vec::Vec;
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::membership::{ByMember, Members};
 use super::replica::{Ignored, Replica, Status};
 use crate::errors::ErrorCode;
@@ -124,6 +125,7 @@ impl<M: Machine> Replica<M> {
         let late =
             self.reads.asked.is_some_and(|asked| self.now.mono.since(asked) >= self.timeouts.heartbeat);
         if late && !self.round_is_confirmed() {
+            self.mark(Mark::ReadRoundAgain);
             self.ask_round(effects);
         }
     }
@@ -162,6 +164,7 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::NoRoom);
         };
         if query.header.op.get() > self.commit_min() {
+            self.mark(Mark::ReadBehind);
             let error = Some(ErrorCode::Behind);
             let head =
                 AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };

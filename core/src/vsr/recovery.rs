@@ -30,6 +30,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::PIPELINE_MAX;
 use super::journal::{Journal, SlotState};
 use super::machine::Machine;
+use super::marks::Mark;
 use super::replica::{Replica, Status, Timeouts, Timer};
 use super::superblock::Writer;
 use super::tokens::Waits;
@@ -215,6 +216,9 @@ impl<M: Machine> Replica<M> {
             && Digest::of(&bytes) == checkpoint.digest
             && self.load_image(&bytes).is_ok_and(|header| header == checkpoint.header);
         self.state_lost = !whole;
+        if !whole {
+            self.mark(Mark::RecoverStateLost);
+        }
         self.adopt(checkpoint.header);
         self.keep_spare(bytes);
     }
@@ -286,7 +290,39 @@ impl<M: Machine> Replica<M> {
         };
         let certain = self.extend_up(&at, log_view);
         self.extend_down(&at);
-        self.find_lost_writes(found, suffix[0].op.get()) && certain
+        let all = self.find_lost_writes(found, suffix[0].op.get());
+        self.mark_rows(found, suffix[0].op.get());
+        if !certain {
+            self.mark(Mark::RecoverCorruptNext);
+        }
+        if !all {
+            self.mark(Mark::RecoverWitnessPastHead);
+        }
+        all && certain
+    }
+
+    /// Which rows of the table above the slots came under.
+    fn mark_rows(&mut self, found: &[SlotFound], suffix_head: u64) {
+        for (number, found) in (0_u32..).zip(found) {
+            let slot = self.journal.at(number);
+            let (op, state) = (slot.op, slot.state());
+            let row = match (found, state) {
+                (SlotFound::Entry { header, .. }, _) if header.op.get() <= self.journal.base => {
+                    Some(Mark::RecoverOld)
+                }
+                _ if op <= self.journal.base => None,
+                (_, SlotState::Clean) if op > suffix_head => Some(Mark::RecoverAbove),
+                (_, SlotState::Clean) => Some(Mark::RecoverLinked),
+                (SlotFound::Faulty(_), SlotState::Faulty) if slot.digest.is_some() => {
+                    Some(Mark::RecoverFaulty)
+                }
+                (_, SlotState::Faulty) if slot.digest.is_some() => Some(Mark::RecoverLostWrite),
+                (SlotFound::Entry { .. }, SlotState::Reserved) => Some(Mark::RecoverTruncated),
+                (_, SlotState::Dirty) => Some(Mark::RecoverDirty),
+                _ => None,
+            };
+            row.into_iter().for_each(|row| self.mark(row));
+        }
     }
 
     /// What was durable here once and is not found was lost by the disk: faulty, not missing (H32). Witnesses are
@@ -357,9 +393,12 @@ impl<M: Machine> Replica<M> {
             if was_primary {
                 self.become_primary(effects);
             } else {
+                self.mark(Mark::RecoverAsBackup);
                 self.become_backup();
             }
         } else {
+            let between = self.view != self.log_view;
+            self.mark(if between { Mark::RecoverBetweenViews } else { Mark::RecoverWasPrimary });
             self.status = Status::ViewChange;
             self.ask_view_change(self.view + 1, effects);
             self.look_for_primary(effects);

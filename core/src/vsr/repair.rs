@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::journal::SlotState;
 use super::machine::Machine;
+use super::marks::Mark;
 use super::normal::halves;
 use super::replica::{Ignored, Replica, Status, Timer};
 use super::tokens::Waits;
@@ -74,6 +75,7 @@ impl<M: Machine> Replica<M> {
             return;
         }
         if self.state_lost {
+            self.mark(Mark::TransferLost);
             let from = self.repair_peer();
             return self.start_sync(from, effects);
         }
@@ -122,6 +124,7 @@ impl<M: Machine> Replica<M> {
         frame.header.op = highest.into();
         frame.header.a = first.into();
         self.repair.outstanding.push(highest);
+        self.mark(Mark::HeadersAsked);
         let to = self.repair_peer();
         self.send(to, frame, effects);
         true
@@ -166,6 +169,7 @@ impl<M: Machine> Replica<M> {
         let count = (self.repair.heard_head - head).min(BUDGET as u64);
         frame.header.flags = u16::try_from(count).expect("at most the budget").into();
         self.repair.outstanding.push(head + count);
+        self.mark(Mark::AskedBeyond);
         let to = self.repair_peer();
         self.send(to, frame, effects);
         true
@@ -265,6 +269,7 @@ impl<M: Machine> Replica<M> {
         if self.journal.get(op).is_none_or(|slot| slot.state() != SlotState::Clean) {
             return false;
         }
+        self.mark(Mark::EntryServed);
         self.read_slot(op, Some(to), effects);
         true
     }
@@ -302,6 +307,7 @@ impl<M: Machine> Replica<M> {
             // It was durable here and is not what it was (or is being overwritten): fetch it.
             if slot.writing.is_none() {
                 (slot.durable, slot.faulty) = (None, true);
+                self.mark(Mark::EntryRotten);
             }
             return self.ignore(Ignored::Mismatch);
         };
@@ -392,8 +398,11 @@ impl<M: Machine> Replica<M> {
             return;
         }
         if self.is_backup() {
+            let nowhere = header.b.get() > missing;
+            self.mark(if nowhere { Mark::TransferBehind } else { Mark::TransferGivenUp });
             self.start_sync(from, effects);
         } else if self.is_primary() && self.view_change.asked() <= self.view {
+            self.mark(Mark::PrimaryBehind);
             // Who can't execute what is committed can't lead (H20, H34).
             self.ask_view_change(self.view + 1, effects);
         }

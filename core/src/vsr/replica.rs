@@ -16,6 +16,7 @@ use super::checkpoint::Checkpointing;
 use super::feed::Feed;
 use super::journal::Journal;
 use super::machine::Machine;
+use super::marks::{Mark, Marks};
 use super::membership::{ByMember, Members};
 use super::normal::{Acked, Pending};
 use super::reads::ReadIndex;
@@ -226,6 +227,7 @@ pub struct Replica<M> {
     pub(super) entry_scratch: Vec<u8>,
     pub(super) now: Now,
     ignored: [u64; IGNORED],
+    marks: Marks,
     stages: Stages,
 }
 
@@ -284,6 +286,7 @@ impl<M: Machine> Replica<M> {
             entry_scratch: Vec::new(),
             now: Now::default(),
             ignored: [0; IGNORED],
+            marks: Marks::default(),
             stages: Stages::default(),
             members,
             reconfiguration: Reconfiguration::default(),
@@ -415,6 +418,7 @@ impl<M: Machine> Replica<M> {
 
     fn on_stored(&mut self, waits: Waits, result: Result<Option<Message>, DiskError>, effects: &mut Effects) {
         if matches!(result, Err(DiskError::Fsync)) {
+            self.mark(Mark::FlushFailed);
             // A failed flush says nothing of what was written before it (H31): this replica ends.
             return effects.push(Effect::Stop(Fatal::FsyncFailed));
         }
@@ -422,6 +426,9 @@ impl<M: Machine> Replica<M> {
             Waits::SlotWritten { slot } => self.on_slot_written(slot, result.is_ok()),
             Waits::SlotRead { slot } => self.on_slot_read(slot, result.ok().flatten(), effects),
             Waits::SuperblockWritten { .. } => {
+                if result.is_err() {
+                    self.mark(Mark::SuperblockRefused);
+                }
                 if self.superblock.written(result.is_ok(), &self.pool, effects) {
                     self.on_superblock_durable(effects);
                 }
@@ -513,6 +520,16 @@ impl<M: Machine> Replica<M> {
     #[must_use]
     pub fn ignored(&self) -> &[u64; IGNORED] {
         &self.ignored
+    }
+
+    /// The rare branches that were reached since this replica was opened.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.marks.set(mark);
     }
 
     pub(super) fn ignore(&mut self, why: Ignored) {

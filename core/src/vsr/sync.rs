@@ -9,6 +9,7 @@
 use core::fmt;
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
@@ -86,6 +87,7 @@ impl<M: Machine> Replica<M> {
         let from = self.random_peer();
         let Some(sync) = self.sync.as_mut().filter(|sync| sync.stage == Stage::Receiving) else { return };
         sync.from = from;
+        self.mark(Mark::TransferOther);
         self.ask_for_block(effects);
     }
 
@@ -186,6 +188,7 @@ impl<M: Machine> Replica<M> {
             if op > sync.op {
                 // The peer made a newer checkpoint meanwhile: begin again with that.
                 sync.restart();
+                self.mark(Mark::TransferGone);
                 self.abandon_image();
                 self.ask_for_block(effects);
             }
@@ -196,10 +199,14 @@ impl<M: Machine> Replica<M> {
                 if !lost {
                     self.sync = None;
                 }
+                self.mark(Mark::TransferOlder);
                 // Else whoever is asked next, when the timer ends, may be further.
                 return self.ignore(Ignored::NotNow);
             }
             if busy || size == 0 || size > self.config.layout.checkpoint_max() as u64 {
+                if busy {
+                    self.mark(Mark::TransferBusy);
+                }
                 // Our own checkpoint has to be out of the way first; the timer asks again.
                 return self.ignore(Ignored::NotNow);
             }
@@ -260,6 +267,7 @@ impl<M: Machine> Replica<M> {
         let (op, size) = (sync.op, sync.size);
         let part = read.and_then(|image| self.unseal_part(copy, op, size, chunk, &image));
         if let Some(part) = part {
+            self.mark(Mark::TransferKept);
             self.extend_image(&part, true);
         } else if let Some(sync) = &mut self.sync {
             sync.resuming = false;
@@ -271,6 +279,7 @@ impl<M: Machine> Replica<M> {
     /// from the peer.
     pub(super) fn transfer_was_wrong(&mut self) {
         self.ignore(Ignored::Mismatch);
+        self.mark(Mark::TransferWrong);
         self.abandon_image();
         if let Some(sync) = &mut self.sync {
             sync.restart();
@@ -292,6 +301,7 @@ impl<M: Machine> Replica<M> {
         }
         self.sync = None;
         self.state_lost = false;
+        self.mark(Mark::TransferDone);
         let Ok(header) = self.load_image(&bytes) else {
             return effects.push(Effect::Stop(Fatal::CheckpointLost));
         };
@@ -303,6 +313,7 @@ impl<M: Machine> Replica<M> {
         self.early.clear();
         self.repair.restart();
         if self.status == Status::ViewChange {
+            self.mark(Mark::TransferInViewChange);
             self.look_for_primary(effects);
         }
     }

@@ -25,6 +25,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::SUFFIX_MAX;
 use super::journal::SlotState;
 use super::machine::Machine;
+use super::marks::Mark;
 use super::membership::{ByMember, Members};
 use super::normal::Acked;
 use super::replica::{Ignored, Replica, Status, Timer};
@@ -188,6 +189,7 @@ impl<M: Machine> Replica<M> {
 
     pub(super) fn on_primary_silent(&mut self, effects: &mut Effects) {
         if self.is_backup() {
+            self.mark(Mark::AskPrimarySilent);
             self.ask_view_change(self.view + 1, effects);
         }
     }
@@ -197,6 +199,7 @@ impl<M: Machine> Replica<M> {
         if peer != self.peer(self.primary_of(self.view)) || self.primary_of(self.view) == self.me {
             return;
         }
+        self.mark(Mark::AskPrimaryReset);
         let soon = self.timeouts.primary_reset;
         let soon = self.in_a(soon);
         match self.status {
@@ -267,6 +270,9 @@ impl<M: Machine> Replica<M> {
         let asking = self.view_change.asked > self.view;
         let joins = self.status == Status::ViewChange || asking || abdicates || gone_ahead;
         if joins && self.view_change.asked < wanted {
+            if self.status == Status::Normal {
+                self.mark(Mark::AskedToo);
+            }
             self.ask_view_change(wanted, effects);
         } else {
             self.count_votes(effects);
@@ -320,6 +326,9 @@ impl<M: Machine> Replica<M> {
 
     /// Longer after each view that came to nothing, so that a slow cluster does not elect for ever (H17).
     fn set_view_change_timer(&mut self) {
+        if self.view_change.rounds >= 4 {
+            self.mark(Mark::TriedInVain);
+        }
         let longer = self.timeouts.view_change * (1 << self.view_change.rounds.min(4));
         let patience = self.jittered(longer);
         self.timers.set(Timer::ViewChange, self.in_a(patience));
@@ -354,8 +363,11 @@ impl<M: Machine> Replica<M> {
             } else {
                 self.become_backup();
             }
-        } else if self.view_change.stage == Stage::Waiting && self.view > self.view_change.spent {
-            self.send_do_view_change(effects);
+        } else if self.view_change.stage == Stage::Waiting {
+            if self.view > self.view_change.spent {
+                return self.send_do_view_change(effects);
+            }
+            self.mark(Mark::SpokeBefore);
         }
     }
 
@@ -382,7 +394,7 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn my_log(&self) -> DoViewChange {
+    fn my_log(&mut self) -> DoViewChange {
         let headers = self.journal.suffix(SUFFIX_MAX);
         let (mut present, mut nack) = (0, 0);
         for (at, header) in headers.iter().enumerate() {
@@ -391,6 +403,10 @@ impl<M: Machine> Replica<M> {
             let here = state == SlotState::Clean || op <= self.journal.base;
             present |= u128::from(here) << at;
             nack |= u128::from(!here && state == SlotState::Dirty) << at;
+            if !here && self.status == Status::ViewChange {
+                let nacked = state == SlotState::Dirty;
+                self.mark(if nacked { Mark::NackSaid } else { Mark::FaultySaid });
+            }
         }
         DoViewChange { log_view: self.log_view, commit: self.commit_max, present, nack, headers }
     }
@@ -420,6 +436,7 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::NotNow);
         }
         if view == self.view && self.status == Status::Normal {
+            self.mark(Mark::StartMissed);
             // It missed our start_view.
             return self.start_view_for(Some((from, 0)), effects);
         }
@@ -431,10 +448,12 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Malformed);
         }
         if view > self.view {
+            self.mark(Mark::EnterByLog);
             // Its sender saw a quorum that asks for this view.
             self.enter_view_change(view, effects);
         }
         if self.view_change.has_voted(from) {
+            self.mark(Mark::LogTwice);
             return self.ignore(Ignored::Duplicate);
         }
         let said = DoViewChange { log_view, commit, present, nack, headers };
@@ -454,23 +473,31 @@ impl<M: Machine> Replica<M> {
         let best = dvcs.iter().max_by_key(|dvc| (dvc.log_view, dvc.head())).expect("a quorum is not empty");
         let commit = dvcs.iter().map(|dvc| dvc.commit).max().expect("a quorum is not empty");
         let mut head = best.head();
+        let mut marks = [None; 4];
+        let digest_of_best = best.headers[0].digest();
+        marks[0] = (self.journal.digest(head) != Some(digest_of_best)).then_some(Mark::ChoseOther);
+        let longer = dvcs.iter().any(|dvc| dvc.head() > head);
+        marks[1] = longer.then_some(Mark::ChoseHigherLogView);
         for op in commit + 1..=best.head() {
             let Some(at) = best.at(op) else { continue };
             match self.judge(op, best.headers[at].digest(), &dvcs) {
-                Verdict::Keep => {}
+                Verdict::Keep => marks[2] = Some(Mark::KeptUncommitted),
                 Verdict::Truncate => {
+                    marks[3] = Some(Mark::Truncated);
                     head = op - 1;
                     break;
                 }
-                Verdict::Unknown => return,
+                Verdict::Unknown => return self.mark(Mark::ChoiceWaits),
             }
         }
         let suffix: Vec<EntryHeader> =
             best.headers.iter().filter(|header| header.op.get() <= head).copied().collect();
+        marks.into_iter().flatten().for_each(|mark| self.mark(mark));
         if suffix.is_empty() || head < self.commit_min() {
             return self.ignore(Ignored::Unlinked);
         }
         if self.state_lost || head > self.journal.base + self.journal.slots() {
+            self.mark(Mark::CantLead);
             // We can't hold or execute this log: somebody else must lead (H20).
             return self.ask_view_change(self.view + 1, effects);
         }
@@ -506,6 +533,7 @@ impl<M: Machine> Replica<M> {
             self.durable_op = self.journal.durable_through(self.durable_op);
         }
         if low > first || self.durable_op < self.journal.head {
+            self.mark(Mark::LogRepaired);
             return self.repair_turn(effects);
         }
         self.adopt_log(self.view, effects);
@@ -524,6 +552,7 @@ impl<M: Machine> Replica<M> {
         });
         self.superblock.pump(&self.pool, effects);
         if self.superblock.is_settled() {
+            self.mark(Mark::StartAsItWas);
             // The disk says it already (a head that was uncertain turned out as it was).
             self.view_change_settled(effects);
         }
@@ -576,6 +605,9 @@ impl<M: Machine> Replica<M> {
         // where the log ends, which is what an uncertain head asks, its primary alone knows.
         let told_by_primary = from == self.primary_of(view);
         if view < self.view || self.sync.is_some() || (!told_by_primary && self.is_uncertain()) {
+            if self.is_uncertain() && !told_by_primary {
+                self.mark(Mark::HeadToldByOther);
+            }
             return self.ignore(Ignored::OldView);
         }
         let asked = self.view_change.nonce != 0 && frame.header.nonce.get() == self.view_change.nonce;
@@ -587,6 +619,9 @@ impl<M: Machine> Replica<M> {
             Status::ViewChange => view > self.log_view && self.view_change.stage != Stage::Installing,
         };
         if !wanted {
+            if self.is_uncertain() {
+                self.mark(Mark::HeadToldUnasked);
+            }
             return self.ignore(Ignored::NotNow);
         }
         let Some((_, _, headers)) = decode_suffix(frame) else { return self.ignore(Ignored::Malformed) };
@@ -598,11 +633,18 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Mismatch);
         }
         if self.status != Status::RecoveringHead && view > self.view {
+            self.mark(Mark::EnterByStart);
             self.enter_view_change(view, effects);
         }
         if head > self.journal.base + self.journal.slots() {
+            self.mark(Mark::StartWithoutRoom);
             // The log has no room for it: state first, then we ask again.
             return self.start_sync(from, effects);
+        }
+        if self.is_uncertain() {
+            self.mark(Mark::HeadTold);
+        } else if !told_by_primary {
+            self.mark(Mark::StartRelayed);
         }
         self.leave_normal();
         self.view = view;
