@@ -92,6 +92,28 @@ impl Plan {
     pub const STORAGE: Self =
         Self { name: "storage", crashes: ALWAYS, power: ALWAYS, disks: ALWAYS, damage: ALWAYS, ..Self::CALM };
 
+    /// Crashes, aims and damage in every world, and nothing stays broken: whether anything is lost or told twice.
+    pub const SAFETY: Self = Self {
+        name: "safety",
+        crashes: ALWAYS,
+        aims: ALWAYS,
+        power: ALWAYS,
+        damage: ALWAYS,
+        broken: 0,
+        ..Self::SWARM
+    };
+
+    /// Partitions and bad links in every world, and a minority stays broken: whether the rest goes on.
+    pub const LIVENESS: Self = Self {
+        name: "liveness",
+        frames: ALWAYS,
+        partitions: ALWAYS,
+        links: ALWAYS,
+        pauses: ALWAYS,
+        broken: ALWAYS,
+        ..Self::SWARM
+    };
+
     /// The network only: view changes and repair without restarts.
     pub const NETWORK: Self = Self {
         name: "network",
@@ -113,7 +135,8 @@ impl Plan {
         ..Self::CALM
     };
 
-    pub const ALL: [Self; 5] = [Self::SWARM, Self::CALM, Self::STORAGE, Self::NETWORK, Self::EDGE];
+    pub const ALL: [Self; 7] =
+        [Self::SWARM, Self::SAFETY, Self::LIVENESS, Self::STORAGE, Self::NETWORK, Self::EDGE, Self::CALM];
 
     /// The plan of that name.
     #[must_use]

@@ -2,6 +2,7 @@
 
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::types::{Instant, ReplicaId};
+use tigerchat_core::vsr::load::Load;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
@@ -53,6 +54,11 @@ pub enum What {
     },
     Started {
         replica: ReplicaId,
+    },
+    /// One of a replica's queues or tables is fuller than it was ever seen in this process.
+    Fuller {
+        replica: ReplicaId,
+        load: Load,
     },
     /// The run did not become quiet in time: what a replica waits for, in words.
     Waits {

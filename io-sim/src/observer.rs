@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use tigerchat_core::chat::Chat;
 use tigerchat_core::types::ReplicaId;
+use tigerchat_core::vsr::load::LOADS;
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::replica::{Replica, Status, View};
 use tigerchat_core::wire::chat::MessageEvent;
@@ -22,6 +23,8 @@ pub struct Watch {
     /// The last op whose execution was told.
     executed: u64,
     checkpoint: u64,
+    /// The most that each queue and table held.
+    fullest: [usize; LOADS],
 }
 
 impl Watch {
@@ -29,6 +32,7 @@ impl Watch {
     pub fn restarted(&mut self) {
         self.last = None;
         self.executed = 0;
+        self.fullest = [0; LOADS];
     }
 
     /// Its status, and whether it leads its view.
@@ -45,6 +49,12 @@ impl Watch {
         views: &mut BTreeSet<u64>,
         mut tell: impl FnMut(What),
     ) {
+        for (load, fullest) in replica.loads().into_iter().zip(&mut self.fullest) {
+            if load.holds > *fullest {
+                *fullest = load.holds;
+                tell(What::Fuller { replica: id, load });
+            }
+        }
         let now = replica.observe();
         if self.last == Some(now) || now.status == Status::Recovering {
             return;

@@ -15,6 +15,15 @@ Examples:
   vopr --seeds 1000 --json > swarm.json
   vopr --seeds 1000 --junit swarm.xml
 
+Plans:
+  swarm     everything, each with its chance: the gate, and the only plan with floors and coverage
+  safety    crashes, aimed faults, power cuts and damaged disks in every world; all is healed at the end
+  liveness  partitions, bad links and pauses in every world; a minority stays broken at the end
+  storage   crashes, power cuts, slow and damaged disks; the network is sound
+  network   frames, partitions, links, pauses; no process ends
+  edge      edges end, connections of users break, some users send garbage
+  calm      nothing goes wrong
+
 A seed is a world: a cluster, users, faults, and everything that happens. The same seed of the same build gives
 the same history on every machine, so a failure is replayed by its number alone.
 
@@ -48,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub minutes: Option<u64>,
 
-    /// Which kinds of faults and work the worlds draw from
+    /// Which kinds of faults and work the worlds draw from: see the plans below
     #[arg(long, value_name = "NAME", default_value = "swarm")]
     pub plan: String,
 
@@ -114,6 +123,13 @@ mod tests {
         assert_eq!(parse("vopr --seeds 5 --start 7").unwrap().range(), 7..12);
         assert_eq!(parse("vopr --minutes 3").unwrap().range(), 0..u64::MAX);
         assert_eq!(parse("vopr --minutes 3 --seeds 9").unwrap().range(), 0..9);
+    }
+
+    #[test]
+    fn every_plan_is_described() {
+        let named =
+            |line: &&str| io_sim::Plan::ALL.iter().any(|plan| line.starts_with(&format!("  {} ", plan.name)));
+        assert_eq!(EXAMPLES.lines().filter(named).count(), io_sim::Plan::ALL.len());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use io_sim::Plan;
 use serde::Serialize;
 
 use crate::args::Args;
-use crate::boundaries::{self, Boundaries};
+use crate::boundaries::Boundaries;
 use crate::coverage::Coverage;
 use crate::distribution::Distribution;
 use crate::marks::Reached;
@@ -109,9 +109,7 @@ impl Report {
 fn missed(harvest: &Harvest) -> Vec<String> {
     let seeds = harvest.runs.len();
     let mut missed = harvest.coverage.missing(seeds);
-    if seeds >= boundaries::JUDGED_FROM {
-        missed.extend(harvest.boundaries.missing());
-    }
+    missed.extend(harvest.boundaries.missing(seeds));
     missed.extend(harvest.marks.missing(seeds));
     missed
 }

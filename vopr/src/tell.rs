@@ -1,6 +1,7 @@
 //! Observations in words, one line each.
 
 use io_sim::history::{Observation, SeenMessage, What};
+use tigerchat_core::vsr::load::Load;
 
 /// One line about what happened.
 #[must_use]
@@ -20,6 +21,7 @@ fn told(what: &What) -> String {
         | What::Checkpointed { .. }
         | What::Crashed { .. }
         | What::Started { .. }
+        | What::Fuller { .. }
         | What::Waits { .. } => of_replica(what),
         What::Healed { core } => {
             let core: Vec<u16> = core.iter().map(|replica| replica.0).collect();
@@ -46,6 +48,9 @@ fn of_replica(what: &What) -> String {
         What::Crashed { replica, power: true } => format!("replica {} lost power", replica.0),
         What::Crashed { replica, power: false } => format!("replica {} was killed", replica.0),
         What::Started { replica } => format!("replica {} started", replica.0),
+        What::Fuller { replica, load: Load { what, holds, limit } } => {
+            format!("replica {}: {what}: {holds} of {limit} at most", replica.0)
+        }
         What::Waits { replica, what } => format!("replica {}: {what}", replica.0),
         other => format!("{other:?}"),
     }

@@ -112,6 +112,7 @@ impl<M: Machine> Replica<M> {
 
     fn execute_expire(&mut self, at: &mut At, client: u64, session: u64, why: u16, effects: &mut Effects) {
         if self.sessions.remove(client, session) {
+            self.heard.retain(|(of, _)| *of != client);
             if why == 2 {
                 self.mark(Mark::SessionExpired);
             }

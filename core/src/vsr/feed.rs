@@ -19,7 +19,7 @@ pub(super) const RING: usize = 48;
 /// A following that is not renewed lapses after this.
 const FOLLOW_LEASE: Duration = Duration::from_secs(5);
 /// Followers of one replica.
-const FOLLOWERS: usize = 64;
+pub(super) const FOLLOWERS: usize = 64;
 
 const RESET: u16 = 1;
 const PARTIAL: u16 = 2;
@@ -48,6 +48,11 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new() -> Self {
         Self { ring: VecDeque::with_capacity(RING), followers: Vec::with_capacity(FOLLOWERS) }
+    }
+
+    /// Followers, and frames that are remembered.
+    pub(super) fn holds(&self) -> (usize, usize) {
+        (self.followers.len(), self.ring.len())
     }
 
     /// What came before is not to be had any more.

@@ -207,11 +207,18 @@ impl Journal {
         }
     }
 
-    /// A checkpoint came from a peer: the log begins anew with its entry unless it goes on beyond it.
+    /// A checkpoint came from a peer: the log goes on beyond it, or begins anew with its entry. What lies above may have
+    /// been acknowledged here, and stays unless it is of another log (H36), also where headers in between are missing:
+    /// whoever forgets it votes as if it had never been.
     pub(super) fn restart_at(&mut self, root: &EntryHeader) {
-        let op = root.op.get();
+        let (op, digest) = (root.op.get(), root.digest());
         self.base = op;
-        if self.digest(op) != Some(root.digest()) {
+        let goes_on = if op >= self.low {
+            self.digest(op) == Some(digest)
+        } else {
+            self.low > op + 1 || self.header(self.low).is_some_and(|lowest| lowest.parent == digest)
+        };
+        if !goes_on {
             for slot in &mut self.slots {
                 (slot.header, slot.digest, slot.entry) = (None, None, None);
             }
@@ -232,5 +239,59 @@ impl Journal {
             op += 1;
         }
         op
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    /// Linked headers of ops `0..=head`.
+    fn log(head: u64) -> Vec<EntryHeader> {
+        let mut log = vec![EntryHeader::new_zeroed()];
+        for op in 1..=head {
+            let mut header = EntryHeader::new_zeroed();
+            (header.op, header.parent) = (op.into(), log[log.len() - 1].digest());
+            log.push(header);
+        }
+        log
+    }
+
+    /// A journal that knows of `log` what is above `low`, and nothing below.
+    fn knows_above(log: &[EntryHeader], low: usize) -> Journal {
+        let mut journal = Journal::new(64, &log[0]);
+        let suffix: Vec<EntryHeader> = log[low..].iter().rev().copied().collect();
+        journal.install(&suffix, 0);
+        journal
+    }
+
+    #[test]
+    fn h36_a_checkpoint_below_the_known_part_of_the_log_costs_none_of_it() {
+        let log = log(29);
+        for low in [12, 11, 10, 9] {
+            let mut journal = knows_above(&log, low);
+            journal.restart_at(&log[10]);
+            assert_eq!((journal.base, journal.head), (10, 29), "low {low}");
+            assert_eq!(journal.digest(29), Some(log[29].digest()));
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_log_or_beyond_the_head_begins_it_anew() {
+        let log = log(29);
+        let mut other = log[10];
+        other.timestamp = 1.into();
+        for low in [11, 10] {
+            let mut journal = knows_above(&log, low);
+            journal.restart_at(&other);
+            assert_eq!((journal.base, journal.low, journal.head), (10, 10, 10), "low {low}");
+        }
+        let mut journal = knows_above(&log[..20], 5);
+        journal.restart_at(&log[25]);
+        assert_eq!((journal.base, journal.low, journal.head), (25, 25, 25));
     }
 }

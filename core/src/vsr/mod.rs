@@ -5,12 +5,13 @@
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
 //! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `repair`, `checkpoint`,
 //! `sync` (state transfer), `recovery` (opening), `reconfigure` (members). Leaves without a replica: `journal`, `membership`, `quorum`,
-//! `sessions`, `timers`, `superblock` (the writer). `marks` tells the swarm which rare branches were reached, `waits` tells a person what a replica waits for.
+//! `sessions`, `timers`, `superblock` (the writer). `load` tells how full the queues are, `marks` tells the swarm which rare branches were reached, `waits` tells a person what a replica waits for.
 
 mod checkpoint;
 mod commit;
 mod feed;
 mod journal;
+pub mod load;
 pub mod machine;
 pub mod marks;
 pub mod membership;

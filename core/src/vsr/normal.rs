@@ -354,8 +354,12 @@ impl<M: Machine> Replica<M> {
         if self.is_primary() {
             self.note_acked(self.me, self.durable_op);
             self.count_quorum();
-        } else if self.durable_op > self.acknowledged || core::mem::take(&mut self.ok_due) {
-            self.send_prepare_ok(effects);
+        } else {
+            // Taken in any case: one acknowledgement is enough for both reasons.
+            let due = core::mem::take(&mut self.ok_due);
+            if due || self.durable_op > self.acknowledged {
+                self.send_prepare_ok(effects);
+            }
         }
     }
 

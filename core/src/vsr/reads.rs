@@ -66,6 +66,11 @@ impl ReadIndex {
         self.confirmed.reshape(members.voters());
     }
 
+    /// Reads that wait.
+    pub(super) fn holds(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The view is over: whoever waits asks the next primary.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
@@ -164,11 +169,11 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::NoRoom);
         };
         if query.header.op.get() > self.commit_min() {
-            self.mark(Mark::ReadBehind);
             let error = Some(ErrorCode::Behind);
             let head =
                 AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
             head.encode(&mut draft).expect("an entry holds an answer's head");
+            self.mark(Mark::ReadBehind);
         } else {
             self.machine.query(query.body(), &mut draft);
         }

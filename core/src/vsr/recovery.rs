@@ -310,7 +310,7 @@ impl<M: Machine> Replica<M> {
                 (SlotFound::Entry { header, .. }, _) if header.op.get() <= self.journal.base => {
                     Some(Mark::RecoverOld)
                 }
-                _ if op <= self.journal.base => None,
+                _ if op <= self.journal.base && slot.digest.is_some() => None,
                 (_, SlotState::Clean) if op > suffix_head => Some(Mark::RecoverAbove),
                 (_, SlotState::Clean) => Some(Mark::RecoverLinked),
                 (SlotFound::Faulty(_), SlotState::Faulty) if slot.digest.is_some() => {

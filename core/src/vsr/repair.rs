@@ -26,7 +26,7 @@ use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
 use crate::wire::frame::{Command, Frame};
 
 /// Entries asked for at a time.
-const BUDGET: usize = 8;
+pub(super) const BUDGET: usize = 8;
 /// Repair requests in a row that came to nothing before a checkpoint past the missing entry is asked for.
 const ATTEMPTS: u64 = 8;
 
@@ -58,6 +58,11 @@ impl Repair {
 
     pub(super) fn answered(&mut self, op: u64) {
         self.outstanding.retain(|one| *one != op);
+    }
+
+    /// Entries asked for, slots being read, parts of a checkpoint being read.
+    pub(super) fn holds(&self) -> (usize, usize, usize) {
+        (self.outstanding.len(), self.reads.len(), self.block_reads.len())
     }
 
     /// What was asked for no longer matters.

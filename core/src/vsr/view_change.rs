@@ -403,9 +403,14 @@ impl<M: Machine> Replica<M> {
             let here = state == SlotState::Clean || op <= self.journal.base;
             present |= u128::from(here) << at;
             nack |= u128::from(!here && state == SlotState::Dirty) << at;
-            if !here && self.status == Status::ViewChange {
-                let nacked = state == SlotState::Dirty;
-                self.mark(if nacked { Mark::NackSaid } else { Mark::FaultySaid });
+        }
+        if self.status == Status::ViewChange {
+            let known = present | nack;
+            if nack != 0 {
+                self.mark(Mark::NackSaid);
+            }
+            if known.count_ones() as usize != headers.len() {
+                self.mark(Mark::FaultySaid);
             }
         }
         DoViewChange { log_view: self.log_view, commit: self.commit_max, present, nack, headers }
@@ -447,13 +452,15 @@ impl<M: Machine> Replica<M> {
         if log_view >= view {
             return self.ignore(Ignored::Malformed);
         }
+        if view == self.view && self.view_change.has_voted(from) {
+            self.mark(Mark::LogTwice);
+        }
         if view > self.view {
             self.mark(Mark::EnterByLog);
             // Its sender saw a quorum that asks for this view.
             self.enter_view_change(view, effects);
         }
         if self.view_change.has_voted(from) {
-            self.mark(Mark::LogTwice);
             return self.ignore(Ignored::Duplicate);
         }
         let said = DoViewChange { log_view, commit, present, nack, headers };

@@ -4,6 +4,7 @@
 //! state, imports nothing of the code under test but its vocabulary of types, and speaks in one sentence.
 
 pub mod agreement;
+pub mod bounds;
 pub mod chain;
 pub mod checkpoint;
 pub mod convergence;
@@ -68,6 +69,7 @@ impl Suite {
                 Box::new(linearizability::Linearizability::default()),
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
+                Box::new(bounds::Bounds),
             ],
         }
     }

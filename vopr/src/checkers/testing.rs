@@ -6,10 +6,12 @@ use io_sim::history::{
     CallId, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, What,
 };
 use tigerchat_core::types::{Instant, ReplicaId, TenantId};
+use tigerchat_core::vsr::load::Load;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
 use super::agreement::Agreement;
+use super::bounds::Bounds;
 use super::chain::{Chain, link};
 use super::checkpoint::Checkpoint;
 use super::convergence::Convergence;
@@ -45,7 +47,7 @@ macro_rules! fresh {
     })* };
 }
 
-fresh!(Agreement Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View ViewChange);
+fresh!(Agreement Bounds Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -64,7 +66,9 @@ impl Story {
     pub(super) fn good() -> Self {
         let mut story = Self::default();
         for replica in 0..3 {
-            story.push(What::Started { replica: ReplicaId(replica) });
+            let replica = ReplicaId(replica);
+            story.push(What::Started { replica });
+            story.push(What::Fuller { replica, load: Load { what: "sessions", holds: 8, limit: 8 } });
         }
         for user in 0..2 {
             story.push(What::Entered { user: UserId(user), room: ROOM.into() });
