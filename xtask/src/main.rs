@@ -3,6 +3,7 @@
 
 mod bugs;
 mod errors;
+mod faults;
 mod mutants;
 mod nest;
 mod purity;
@@ -19,6 +20,7 @@ cargo xtask COMMAND
   bugs     plants each bug of vopr/bugs, one at a time, and lets the swarm find it
   ci       runs .ci/run, the gate of every change; `ci fast` is its quick part
   errors   writes docs/errors.md from the registry; with --check only compares
+  faults   kills, stops, cuts off and damages real processes on loopback, and prints one table; `faults --help` says more
   mutants  makes small mistakes in core/src/vsr, one at a time, and looks whether tests or swarm notice
   purity   checks that core cannot reach a clock, a socket, a thread or the operating system
   tidy     checks lengths, leftovers, silenced lints and traces of one machine";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("ci") => ci(&arguments),
         Some("errors") => errors::run(&arguments),
+        Some("faults") => faults::run(&arguments),
         Some("purity") => purity::run(&arguments),
         Some("tidy") => tidy::run(&arguments),
         Some("--help" | "-h") | None => {
