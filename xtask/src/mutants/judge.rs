@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -34,11 +35,21 @@ pub(crate) enum Verdict {
 pub(crate) struct Judge<'a> {
     farm: &'a Farm,
     seeds: u64,
-    /// In the order in which they are asked, with how long they may take.
-    tests: Vec<(&'a str, &'a Path, Duration)>,
+    tests: Vec<Test<'a>>,
     round: Duration,
     /// Seeds that fail without a mutant: they tell nothing.
     unsound: BTreeSet<u64>,
+}
+
+/// A test program of core.
+#[derive(Debug)]
+struct Test<'a> {
+    name: &'a str,
+    path: &'a Path,
+    /// Without a mutant.
+    took: Duration,
+    /// Mutants that it caught: what catches much in little time is asked first.
+    caught: AtomicU32,
 }
 
 /// How a program ended.
@@ -59,10 +70,8 @@ impl<'a> Judge<'a> {
             if ended.success != Some(true) {
                 return Err(format!("the tests of {name} fail without a mutant").into());
             }
-            judge.tests.push((name, path, began.elapsed()));
+            judge.tests.push(Test { name, path, took: began.elapsed(), caught: AtomicU32::new(0) });
         }
-        judge.tests.sort_by_key(|(_, _, took)| *took);
-        judge.tests.iter_mut().for_each(|(_, _, took)| *took = LEAST.max(*took * PATIENCE));
         for start in (0..seeds).step_by(usize::try_from(ROUND)?) {
             let began = Instant::now();
             let many = ROUND.min(seeds - start);
@@ -77,12 +86,18 @@ impl<'a> Judge<'a> {
     }
 
     pub(crate) fn judge(&self, mutant: u32, scratch: &Path) -> Outcome<Verdict> {
-        for (name, path, patience) in &self.tests {
-            let ended = self.run(path, &[], Some(mutant), *patience, scratch)?;
+        let mut tests: Vec<&Test<'_>> = self.tests.iter().collect();
+        tests.sort_by_cached_key(|test| test.took / (1 + test.caught.load(Ordering::Relaxed)));
+        for test in tests {
+            let patience = LEAST.max(test.took * PATIENCE);
+            let ended = self.run(test.path, &[], Some(mutant), patience, scratch)?;
             match ended.success {
                 Some(true) => {}
-                Some(false) => return Ok(Verdict::Caught(failed_test(name, &ended.output))),
-                None => return Ok(Verdict::TimedOut((*name).to_owned())),
+                Some(false) => {
+                    test.caught.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Verdict::Caught(failed_test(test.name, &ended.output)));
+                }
+                None => return Ok(Verdict::TimedOut(test.name.to_owned())),
             }
         }
         let mut start = 0;

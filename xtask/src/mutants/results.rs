@@ -41,6 +41,7 @@ pub(crate) struct Report {
     entries: Vec<Entry>,
     all: usize,
     dropped: usize,
+    idle: usize,
     equivalent: usize,
     seconds: u64,
 }
@@ -126,18 +127,19 @@ impl Results {
     pub(crate) fn report(&self, chosen: &[Mutant], farm: &Farm, equivalent: usize, took: Duration) -> Report {
         let entries = chosen.iter().filter_map(|mutant| self.entries.get(&mutant.name).cloned()).collect();
         let (all, dropped) = (farm.mutants.len(), farm.dropped);
-        Report { entries, all, dropped, equivalent, seconds: took.as_secs() }
+        let idle = farm.mutants.iter().filter(|mutant| mutant.mutation.idle).count();
+        Report { entries, all, dropped, idle, equivalent, seconds: took.as_secs() }
     }
 }
 
 impl Report {
-    pub(crate) fn viable(&self) -> usize {
-        self.entries.len()
+    pub(crate) fn caught(&self) -> usize {
+        self.count(None, "caught")
     }
 
-    /// Caught, or ended because they ran on and on: both are seen by whoever runs the tests.
-    pub(crate) fn noticed(&self) -> usize {
-        self.entries.iter().filter(|entry| !entry.survived()).count()
+    /// Those that came to an end by themselves: what had to be ended tells too little to be counted either way.
+    pub(crate) fn ended(&self) -> usize {
+        self.caught() + self.count(None, "survived")
     }
 
     fn count(&self, file: Option<&str>, verdict: &str) -> usize {
@@ -148,8 +150,8 @@ impl Report {
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "mutants": self.all, "not_compiling": self.dropped, "equivalent": self.equivalent,
-            "viable": self.viable(), "noticed": self.noticed(), "seconds": self.seconds,
-            "caught": self.count(None, "caught"), "timeouts": self.count(None, "timeout"),
+            "idle": self.idle, "viable": self.entries.len(), "seconds": self.seconds,
+            "caught": self.caught(), "timeouts": self.count(None, "timeout"),
             "by_swarm": self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count(),
             "survivors": self.entries.iter().filter(|entry| entry.survived()).map(Entry::to_json).collect::<Vec<_>>(),
         })
@@ -169,20 +171,21 @@ impl fmt::Display for Report {
         for entry in self.entries.iter().filter(|entry| entry.survived()) {
             writeln!(f, "survived: {}:{}: {}", entry.file, entry.line, entry.name)?;
         }
-        let viable = self.viable().max(1);
-        let permille = self.noticed() * 1000 / viable;
+        let permille = self.caught() * 1000 / self.ended().max(1);
         let swarm = self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count();
         writeln!(
             f,
-            "{} of {} mutants noticed ({}.{} %), {swarm} of them by the swarm alone, in {} s; there are {}, {} more do not compile, {} are excused",
-            self.noticed(),
-            self.viable(),
+            "{} of {} mutants caught ({}.{} %), {swarm} of them by the swarm alone, and {} ran too long, in {} s; there are {}, of which {} are idle and {} excused; {} more do not compile",
+            self.caught(),
+            self.ended(),
             permille / 10,
             permille % 10,
+            self.count(None, "timeout"),
             self.seconds,
             self.all,
-            self.dropped,
+            self.idle,
             self.equivalent,
+            self.dropped,
         )
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Mutation {
     pub(crate) function: String,
     /// What becomes what, as a person reads it.
     pub(crate) what: String,
+    /// It is of a kind that promises nothing, so that nobody has to notice it.
+    pub(crate) idle: bool,
 }
 
 /// A place with all that may be done there: its mutations, and how to write the switch between them.
@@ -64,7 +66,7 @@ pub(crate) struct Rewritten {
 impl Source {
     pub(crate) fn parse(text: String) -> Outcome<Self> {
         let file = syn::parse_file(&text)?;
-        let mut finder = Finder { text: &text, function: String::new(), sites: Vec::new() };
+        let mut finder = Finder { text: &text, function: String::new(), idle: false, sites: Vec::new() };
         finder.visit_file(&file);
         let sites = finder.sites;
         Ok(Self { text, sites })
@@ -195,13 +197,16 @@ impl Form {
 struct Finder<'a> {
     text: &'a str,
     function: String,
+    /// Inside of something that promises nothing.
+    idle: bool,
     sites: Vec<Site>,
 }
 
 impl Finder<'_> {
     fn add(&mut self, span: Span, whats: Vec<String>, form: Form) {
-        let (line, function) = (span.start().line, &self.function);
-        let mutations = whats.into_iter().map(|what| Mutation { line, function: function.clone(), what });
+        let (line, idle) = (span.start().line, self.idle);
+        let mutations =
+            whats.into_iter().map(|what| Mutation { line, function: self.function.clone(), what, idle });
         self.sites.push(Site { mutations: mutations.collect(), form });
     }
 
@@ -301,9 +306,11 @@ impl Finder<'_> {
             return;
         }
         let outer = std::mem::replace(&mut self.function, signature.ident.to_string());
+        let idle = self.idle;
+        self.idle |= tells(&signature.output);
         self.body(signature, block);
         self.visit_block(block);
-        self.function = outer;
+        (self.function, self.idle) = (outer, idle);
     }
 }
 
@@ -370,6 +377,13 @@ impl<'a> Visit<'a> for Finder<'_> {
             self.add(expr.span(), vec![what], form);
         }
         visit::visit_expr_unary(self, expr);
+    }
+
+    fn visit_expr_call(&mut self, call: &'a syn::ExprCall) {
+        let idle = self.idle;
+        self.idle |= is_hint(&call.func);
+        visit::visit_expr_call(self, call);
+        self.idle = idle;
     }
 
     fn visit_expr_method_call(&mut self, call: &'a syn::ExprMethodCall) {
@@ -445,6 +459,20 @@ fn least(output: &ReturnType) -> Vec<&'static str> {
     }
 }
 
+/// Whether a function makes words for people: they promise nothing.
+fn tells(output: &ReturnType) -> bool {
+    let ReturnType::Type(_, of) = output else { return false };
+    matches!(of.as_ref(), Type::Path(path) if path.path.is_ident("String"))
+}
+
+/// Room that is taken beforehand, or the length of a time: neither has a value that is the right one.
+fn is_hint(function: &Expr) -> bool {
+    let Expr::Path(path) = function else { return false };
+    let names: Vec<String> = path.path.segments.iter().map(|name| name.ident.to_string()).collect();
+    let Some((last, before)) = names.split_last() else { return false };
+    last == "with_capacity" || (last.starts_with("from_") && before.last().is_some_and(|of| of == "Duration"))
+}
+
 fn has_let(expr: &Expr) -> bool {
     match expr {
         Expr::Let(_) => true,
@@ -508,6 +536,18 @@ mod tests {
             "fn f() { match x { A if g(1) > 2 => b(), C => d(), _ => {} } while e() { z += [1, 2][0]; } }",
         );
         rewritten("fn f() -> u64 { (1..=a.max(b + 1).min(3)).filter(|x| x % 2 == 0).count() as u64 - 1 }");
+    }
+
+    #[test]
+    fn what_promises_nothing_is_idle() {
+        let text = "fn f() -> String { g(1) } fn h() -> D { Vec::with_capacity(2 * n); Duration::from_millis(3); i(4) }";
+        let source = Source::parse(text.to_owned()).unwrap();
+        let all: Vec<&Mutation> = source.mutations().flatten().collect();
+        let earnest: Vec<&str> =
+            all.iter().filter(|mutation| !mutation.idle).map(|mutation| mutation.what.as_str()).collect();
+        assert_eq!(all.len(), 7, "{all:?}");
+        assert_eq!(earnest.len(), 3, "two calls that can be deleted, and a literal: {earnest:?}");
+        assert!(earnest.iter().any(|what| what.starts_with("`4` becomes one more")));
     }
 
     #[test]
