@@ -301,8 +301,8 @@ impl Finder<'_> {
     }
 
     fn function(&mut self, signature: &Signature, block: &Block) {
-        // A constant function can't read which mutant is chosen. Counters of what was ignored are for people.
-        if signature.constness.is_some() || signature.ident == "ignore" {
+        // A constant function can't read which mutant is chosen.
+        if signature.constness.is_some() || counts(&signature.ident) {
             return;
         }
         let outer = std::mem::replace(&mut self.function, signature.ident.to_string());
@@ -339,7 +339,7 @@ impl<'a> Visit<'a> for Finder<'_> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
         if let Stmt::Expr(expr, Some(_)) = stmt {
             let deletable = match expr {
-                Expr::MethodCall(call) => call.method != "ignore",
+                Expr::MethodCall(call) => !counts(&call.method),
                 Expr::Call(_) | Expr::Assign(_) => true,
                 Expr::Binary(binary) => is_compound(&binary.op),
                 _ => false,
@@ -457,6 +457,11 @@ fn least(output: &ReturnType) -> Vec<&'static str> {
         "Result" => vec!["Ok(Default::default())"],
         _ => Vec::new(),
     }
+}
+
+/// Counters of what was ignored and of the branches that were met: nothing that a replica does depends on them.
+fn counts(name: &syn::Ident) -> bool {
+    name == "ignore" || name == "mark"
 }
 
 /// Whether a function makes words for people: they promise nothing.
