@@ -23,10 +23,12 @@ mod outsider;
 mod partition;
 pub mod process;
 pub mod random;
+pub mod recipe;
 pub mod report;
 mod run;
 pub mod scenario;
 mod script;
+pub mod spectator;
 mod speech;
 mod trouble;
 pub mod users;
@@ -37,8 +39,9 @@ use std::ops::ControlFlow;
 use tigerchat_core::types::TenantId;
 
 pub use faults::Plan;
+pub use recipe::Recipe;
 pub use report::{Fate, FrameCounts, RunReport};
-pub use run::run;
+pub use run::{run, run_recipe};
 
 /// The tenant of all rooms of simulated worlds.
 pub const TENANT: TenantId = TenantId(1);

@@ -56,6 +56,8 @@ pub struct Arriving {
     pub bytes: Bytes,
     /// The connection that carries it; a recorded frame comes over any.
     pub connection: Option<u32>,
+    /// `Sent`, or what was done to it.
+    pub fate: Fate,
 }
 
 /// Of each command the first frames of a world meet each fault at least so often: what is seldom said would otherwise
@@ -87,7 +89,7 @@ impl Network {
         }
     }
 
-    /// A frame leaves: as what it arrives, and when, each time that it does.
+    /// A frame leaves: as what it arrives, and when, each time that it does. Returns why it does not.
     pub fn send(
         &mut self,
         now: Instant,
@@ -95,38 +97,50 @@ impl Network {
         command: Command,
         bytes: Bytes,
         arrivals: &mut Vec<Arriving>,
-    ) {
+    ) -> Option<Fate> {
         self.counts.count(command, Fate::Sent);
         let link = self.at(from, to);
         let Link { cut, sound, connection, .. } = self.links[link];
         if cut {
-            return self.counts.count(command, Fate::Dropped);
+            return Some(self.drop(command, Fate::Dropped));
         }
         let faults = self.faults_for(command).filter(|_| !sound);
         let seldom = faults.is_some() && self.is_seldom(command);
         let in_order = faults.as_ref().is_none_or(|faults| !faults.reorder);
         let squeezed = seldom && self.bandwidth.is_some() && self.random.chance(SELDOM);
         let Some(left) = self.leave(now, link, bytes.len()).filter(|_| !squeezed) else {
-            return self.counts.count(command, Fate::Overflowed);
+            return Some(self.drop(command, Fate::Overflowed));
         };
         let at = self.arrival(left, link, in_order, (command, seldom));
-        let mut arrive = |at, bytes, connection| arrivals.push(Arriving { at, bytes, connection });
-        let Some(faults) = faults else { return arrive(at, bytes, Some(connection)) };
+        let mut arrive =
+            |at, bytes, connection, fate| arrivals.push(Arriving { at, bytes, connection, fate });
+        let Some(faults) = faults else {
+            arrive(at, bytes, Some(connection), Fate::Sent);
+            return None;
+        };
+        let mut lost = None;
         if self.random.chance(faults.drop) {
-            self.counts.count(command, Fate::Dropped);
+            lost = Some(self.drop(command, Fate::Dropped));
         } else {
             if self.random.chance(faults.duplicate) {
                 self.counts.count(command, Fate::Duplicated);
                 let later = Duration::from_nanos(self.random.below(5_000_000));
-                arrive(at.after(later), bytes.clone(), Some(connection));
+                arrive(at.after(later), bytes.clone(), Some(connection), Fate::Duplicated);
             }
             let damaged = self.damaged(&faults, command, &bytes);
-            arrive(at, damaged.unwrap_or_else(|| bytes.clone()), Some(connection));
+            let (bytes, fate) = damaged.unwrap_or_else(|| (bytes.clone(), Fate::Sent));
+            arrive(at, bytes, Some(connection), fate);
         }
         if self.random.chance(faults.replay) {
             self.counts.count(command, Fate::Replayed);
-            arrive(at.after(self.random.duration(&faults.replay_after)), bytes, None);
+            arrive(at.after(self.random.duration(&faults.replay_after)), bytes, None, Fate::Replayed);
         }
+        lost
+    }
+
+    fn drop(&mut self, command: Command, fate: Fate) -> Fate {
+        self.counts.count(command, fate);
+        fate
     }
 
     /// Whether a frame that arrives now on this link is heard.
@@ -232,17 +246,17 @@ impl Network {
     }
 
     /// What is left of the frame, if anything happens to it.
-    fn damaged(&mut self, faults: &FrameFaults, command: Command, bytes: &Bytes) -> Option<Bytes> {
+    fn damaged(&mut self, faults: &FrameFaults, command: Command, bytes: &Bytes) -> Option<(Bytes, Fate)> {
         if self.random.chance(faults.corrupt) {
             self.counts.count(command, Fate::Corrupted);
             let mut bytes = bytes.to_vec();
             let at = self.random.index(bytes.len());
             bytes[at] ^= 1 << self.random.below(8);
-            return Some(bytes.into());
+            return Some((bytes.into(), Fate::Corrupted));
         }
         if self.random.chance(faults.truncate) {
             self.counts.count(command, Fate::Truncated);
-            return Some(bytes[..self.random.index(bytes.len())].into());
+            return Some((bytes[..self.random.index(bytes.len())].into(), Fate::Truncated));
         }
         None
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tigerchat_core::types::Instant;
 
-use crate::Observer;
 use crate::faults::Plan;
 use crate::history::What;
 use crate::report::RunReport;
+use crate::spectator::Tell;
 use crate::world::World;
+use crate::{Observer, Recipe};
 
 /// How long after the healing all outstanding work may take.
 const BOUND: Duration = Duration::from_secs(60);
@@ -20,12 +21,21 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs one seed of a plan. A panic in the system under test unwinds through here; nothing is shared with other
 /// runs, so that catching it is sound.
 pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
-    let drawn = plan.draw(seed);
+    run_recipe(&Recipe::of(plan, seed), observer, None)
+}
+
+/// Runs the world of a recipe; perhaps somebody watches.
+pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Option<Tell<'a>>) -> RunReport {
+    let drawn = recipe.drawn();
     let faulty_for = drawn.faulty_for;
     let lease = drawn.shape.session_lease;
     // A replayed ping of an edge that is gone renews its lease: the last of them must be through.
     let echo = drawn.frames.as_ref().map_or(Duration::ZERO, |frames| *frames.replay_after.end());
-    let mut world = World::new(drawn, seed, observer);
+    let mut world = World::new(drawn, recipe.dice, observer);
+    world.only_troubles.clone_from(&recipe.troubles);
+    if let Some(tell) = tell {
+        world.show(tell);
+    }
     world.begin_users();
     world.begin_trouble();
     let end = Instant(0).after(faulty_for);

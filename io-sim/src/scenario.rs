@@ -35,10 +35,20 @@ use crate::faults::{DiskSpeed, Drawn, Latency, Plan, Shape, Work};
 use crate::history::{Observation, What};
 use crate::network::Place;
 use crate::process::TrapAt;
+use crate::spectator::Tell;
 use crate::world::World;
 
 /// Plays a scenario and returns its text with what was really printed. Errors name the line that can't be obeyed.
 pub fn play(text: &str, listener: &mut dyn FnMut(&Observation)) -> Result<String, String> {
+    play_before(text, listener, None)
+}
+
+/// The same, perhaps with somebody who watches.
+pub fn play_before(
+    text: &str,
+    listener: &mut dyn FnMut(&Observation),
+    tell: Option<Tell<'_>>,
+) -> Result<String, String> {
     let steps = parse(text);
     let drawn = steps.iter().flat_map(|step| &step.commands).find_map(|command| cluster(command));
     let (drawn, seed) = drawn.ok_or("a scenario begins with: cluster replicas=N edges=N")??;
@@ -50,6 +60,9 @@ pub fn play(text: &str, listener: &mut dyn FnMut(&Observation)) -> Result<String
         ControlFlow::Continue(())
     };
     let mut stage = Stage { world: World::new(drawn, seed, &mut observer), names: Vec::new() };
+    if let Some(tell) = tell {
+        stage.world.show(tell);
+    }
     let mut played = String::new();
     for step in steps {
         played.push_str(&step.comments);

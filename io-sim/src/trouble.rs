@@ -4,6 +4,7 @@
 //! of the world stays as broken as it is.
 
 use std::collections::BTreeSet;
+use std::mem::discriminant;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::network::Place;
 use crate::process::Role;
 use crate::process::TrapAt;
 use crate::random::Ppm;
+use crate::spectator::Sight;
 use crate::world::{Event, World};
 
 /// Something goes wrong, or right again.
@@ -72,7 +74,16 @@ const RETURN: (Ppm, RangeInclusive<Duration>) =
 impl World<'_> {
     /// The first trouble of each kind that was drawn.
     pub(crate) fn begin_trouble(&mut self) {
-        let kinds = [
+        for (mean, trouble) in self.kinds_of_trouble() {
+            if let Some(mean) = mean {
+                self.trouble_after(mean, trouble);
+            }
+        }
+    }
+
+    /// What comes by itself, and how long after the one before in the mean, if it was drawn.
+    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 12] {
+        [
             (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
             (self.drawn.slow_links.as_ref().map(|knob| knob.every), Trouble::SlowLink),
@@ -85,12 +96,24 @@ impl World<'_> {
             (self.drawn.depositions, Trouble::Depose),
             (self.drawn.outsider, Trouble::Intrusion),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
-        ];
-        for (mean, trouble) in kinds {
-            if let Some(mean) = mean {
-                self.trouble_after(mean, trouble);
-            }
+        ]
+    }
+
+    /// Numbers trouble that comes by itself. Where a recipe leaves it out, the next of its kind comes in its time.
+    fn is_left_out(&mut self, trouble: &Trouble) -> bool {
+        let kind = discriminant(trouble);
+        let mut kinds = self.kinds_of_trouble().into_iter();
+        let Some((Some(mean), _)) = kinds.find(|(_, known)| discriminant(known) == kind) else {
+            return false;
+        };
+        let number = self.troubles;
+        self.troubles += 1;
+        if self.only_troubles.as_ref().is_some_and(|only| !only.contains(&number)) {
+            self.trouble_after(mean, trouble.clone());
+            return true;
         }
+        self.see(|| Sight::Trouble { number, kind: format!("{trouble:?}") });
+        false
     }
 
     pub(crate) fn trouble_after(&mut self, mean: Duration, trouble: Trouble) {
@@ -102,7 +125,7 @@ impl World<'_> {
         if let Trouble::Mend(links, _) | Trouble::Spring(links, _) = &trouble {
             self.set_cut(links, false);
         }
-        if self.healed {
+        if self.healed || self.is_left_out(&trouble) {
             return;
         }
         match trouble {

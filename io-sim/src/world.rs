@@ -35,6 +35,7 @@ use crate::observer::{Watch, final_of};
 use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::random::Random;
+use crate::spectator::{Sight, Spectator, Tell};
 use crate::trouble::Trouble;
 use crate::users::Users;
 
@@ -53,6 +54,8 @@ pub enum Event {
         command: Command,
         bytes: Bytes,
         connection: Option<u32>,
+        /// For who watches.
+        number: u64,
     },
     Disk {
         place: Place,
@@ -137,6 +140,10 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
     arrivals: Vec<Arriving>,
+    pub(crate) spectator: Option<Spectator<'a>>,
+    /// Troubles that came by themselves, and those of them that happen; `None`: all.
+    pub(crate) troubles: u32,
+    pub(crate) only_troubles: Option<BTreeSet<u32>>,
     observer: &'a mut Observer<'a>,
 }
 
@@ -191,6 +198,9 @@ impl<'a> World<'a> {
             queue: BinaryHeap::new(),
             sequence: 0,
             arrivals: Vec::new(),
+            spectator: None,
+            troubles: 0,
+            only_troubles: None,
             observer,
         };
         for place in 0..places {
@@ -198,6 +208,11 @@ impl<'a> World<'a> {
             world.schedule(at, Event::Start { place, life: 0 });
         }
         world
+    }
+
+    /// Lets somebody watch.
+    pub fn show(&mut self, tell: Tell<'a>) {
+        self.spectator = Some(Spectator::new(tell, self.processes.len()));
     }
 
     /// Lets everything happen until then, or until the observer has had enough.
@@ -209,6 +224,7 @@ impl<'a> World<'a> {
             let Some(Reverse(next)) = self.queue.pop() else { return };
             self.now = next.at;
             self.happen(next.event);
+            self.look_around();
         }
         self.now = self.now.max(end);
     }
@@ -311,13 +327,14 @@ impl<'a> World<'a> {
                     self.turn(place);
                 }
             }
-            Event::Arrival { from, to, command, bytes, connection } => {
+            Event::Arrival { from, to, command, bytes, connection, number } => {
                 self.count(2, (from as u64) << 32 | to as u64, beginning(&bytes));
                 let heard = self.network.carries(from, to, connection) && self.processes[to].is_up();
                 if heard && !self.arrives_at(to, Point::Receive(command)) {
                     self.inform(to, Inbound::Frame { from, bytes });
                 } else {
                     self.network.lost(command);
+                    self.see(|| Sight::Unheard { number });
                 }
             }
             Event::Disk { place, ticket, write } => self.on_disk(place, ticket, write),
@@ -530,9 +547,13 @@ impl<'a> World<'a> {
             self.outsider.hear(from, to, &bytes);
         }
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        self.network.send(self.now, (from, to), command, bytes, &mut arrivals);
-        for Arriving { at, bytes, connection } in arrivals.drain(..) {
-            self.schedule(at, Event::Arrival { from, to, command, bytes, connection });
+        let len = bytes.len();
+        if let Some(fate) = self.network.send(self.now, (from, to), command, bytes, &mut arrivals) {
+            self.see_sent((from, to), command, len, (fate, None));
+        }
+        for Arriving { at, bytes, connection, fate } in arrivals.drain(..) {
+            let number = self.see_sent((from, to), command, bytes.len(), (fate, Some(at)));
+            self.schedule(at, Event::Arrival { from, to, command, bytes, connection, number });
         }
         self.arrivals = arrivals;
     }
