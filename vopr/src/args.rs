@@ -10,6 +10,8 @@ Examples:
   vopr --seeds 30000                   the nightly gate
   vopr --minutes 10 --stop-at-first    as many worlds as ten minutes hold, up to the first failure
   vopr --seed 4711                     one world, told event by event
+  vopr --seed 4711 --trace run.html    the same as a drawing, for a browser
+  vopr --seed 4711 --shrink            the smallest world that fails like it
   vopr --seeds 50 --check-determinism  each world twice: both runs must be the same, bit for bit
   vopr --scenario scenarios/normal-commit.txt
   vopr --seeds 1000 --json > swarm.json
@@ -45,9 +47,22 @@ pub struct Args {
     #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "start", "minutes", "jobs"])]
     pub seed: Option<u64>,
 
-    /// Run the scripted world of this file
+    /// Run the world of this file: a script, or what --shrink wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "start", "seed", "minutes", "jobs", "plan"])]
     pub scenario: Option<PathBuf>,
+
+    /// Draw the run as one page that any browser shows, and tell no events
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "start", "minutes", "jobs", "shrink"])]
+    pub trace: Option<PathBuf>,
+
+    /// Take faults, work and processes from the failing world of --seed or --scenario while it still breaks the same
+    /// promise, and write the smallest (at most 3,000 runs, 5 minutes)
+    #[arg(long, conflicts_with_all = ["seeds", "start", "minutes", "jobs", "check_determinism", "json"])]
+    pub shrink: bool,
+
+    /// Where --shrink writes [default: seed-S.txt]
+    #[arg(long, value_name = "FILE", requires = "shrink")]
+    pub out: Option<PathBuf>,
 
     /// Worlds at a time [default: one for each core]
     #[arg(long, value_name = "J", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -93,6 +108,9 @@ impl Args {
     /// The command that runs one seed of this swarm again.
     #[must_use]
     pub fn replay(&self, seed: u64) -> String {
+        if let Some(file) = &self.scenario {
+            return format!("cargo run -p vopr -- --scenario {}", file.display());
+        }
         let mut command = format!("cargo run -p vopr -- --seed {seed}");
         if self.plan != "swarm" {
             command.push_str(" --plan ");
@@ -134,9 +152,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in
-            ["vopr --seeds 0", "vopr --seed 1 --seeds 2", "vopr --jobs 0", "vopr --seeds many", "vopr 7"]
-        {
+        for line in [
+            "vopr --seeds 0",
+            "vopr --seed 1 --seeds 2",
+            "vopr --out x",
+            "vopr --seeds 2 --trace x",
+            "vopr --jobs 0",
+            "vopr --seeds many",
+            "vopr 7",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -14,6 +14,8 @@ pub mod marks;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod shrink;
 pub mod stats;
 pub mod swarm;
 pub mod tell;
+pub mod trace;

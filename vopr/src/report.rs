@@ -244,7 +244,9 @@ impl fmt::Display for Told {
         for event in &self.events {
             writeln!(f, "    {event}")?;
         }
-        writeln!(f, "  replay: {}\n", self.replay)
+        writeln!(f, "  replay: {}", self.replay)?;
+        writeln!(f, "  trace:  {} --trace seed-{}.html", self.replay, self.seed)?;
+        writeln!(f, "  shrink: {} --shrink\n", self.replay)
     }
 }
 
@@ -288,6 +290,8 @@ mod tests {
         let told = report.to_string();
         assert!(told.contains("seed 17 broke agreement: two logs\n    1.5 s  replica 1 crashed\n"), "{told}");
         assert!(told.contains("  replay: cargo run -p vopr -- --seed 17\n"), "{told}");
+        assert!(told.contains("  trace:  cargo run -p vopr -- --seed 17 --trace seed-17.html\n"), "{told}");
+        assert!(told.contains("  shrink: cargo run -p vopr -- --seed 17 --shrink\n"), "{told}");
         assert!(told.ends_with("FAILED: 1 of 20 seeds: 17 (agreement)\n"), "{told}");
         assert!(!report.passed());
     }

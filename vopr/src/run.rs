@@ -10,7 +10,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use io_sim::history::{Observation, Violation};
-use io_sim::{Plan, RunReport, TENANT};
+use io_sim::spectator::Tell;
+use io_sim::{Plan, Recipe, RunReport, TENANT};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::Command;
 
@@ -40,22 +41,28 @@ struct Attempt {
 /// Runs a seed: once, or twice when determinism is to be checked or a failure is to be told.
 #[must_use]
 pub fn run_seed(plan: &Plan, seed: u64, twice: bool) -> SeedResult {
+    run_recipe(&Recipe::of(plan, seed), twice)
+}
+
+/// The same of a world that is described.
+#[must_use]
+pub fn run_recipe(recipe: &Recipe, twice: bool) -> SeedResult {
     let before = cpu_time();
-    let first = attempt(plan, seed, &mut |_| {});
-    let mut result = SeedResult { seed, ..SeedResult::default() };
+    let first = attempt(recipe, &mut |_| {}, None);
+    let mut result = SeedResult { seed: recipe.seed, ..SeedResult::default() };
     let first = match first {
         Ok(first) => first,
         Err(panic) => {
-            result.failure = Some(tell_failure(plan, seed, "panic", &panic));
+            result.failure = Some(tell_failure(recipe, "panic", &panic));
             return result;
         }
     };
     fill(&mut result, &first);
     result.cpu = before.zip(cpu_time()).map(|(before, after)| after.saturating_sub(before));
     if let Err(violation) = &first.verdict {
-        result.failure = Some(tell_failure(plan, seed, violation.checker, &violation.what));
+        result.failure = Some(tell_failure(recipe, violation.checker, &violation.what));
     } else if twice {
-        let again = attempt(plan, seed, &mut |_| {}).map(|again| again.report.digest);
+        let again = attempt(recipe, &mut |_| {}, None).map(|again| again.report.digest);
         if again.as_ref() != Ok(&first.report.digest) {
             let what = format!("one run ended as {:?}, the other as {again:?}", first.report.digest);
             result.failure = Some(Failure { checker: "determinism".into(), what, events: Vec::new() });
@@ -64,12 +71,16 @@ pub fn run_seed(plan: &Plan, seed: u64, twice: bool) -> SeedResult {
     result
 }
 
-/// Runs a seed and tells everything that happens in it.
+/// Runs a world and tells everything that happens in it.
 #[must_use]
-pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedResult, Option<Digest>) {
-    let mut result = SeedResult { seed, ..SeedResult::default() };
+pub fn tell_recipe(
+    recipe: &Recipe,
+    listener: &mut Listener<'_>,
+    watch: Option<Tell<'_>>,
+) -> (SeedResult, Option<Digest>) {
+    let mut result = SeedResult { seed: recipe.seed, ..SeedResult::default() };
     let failure = |checker: &str, what| Failure { checker: checker.into(), what, events: Vec::new() };
-    let attempt = match attempt(plan, seed, listener) {
+    let attempt = match attempt(recipe, listener, watch) {
         Ok(attempt) => attempt,
         Err(panic) => {
             result.failure = Some(failure("panic", panic));
@@ -82,19 +93,20 @@ pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedRe
 }
 
 /// One run under all checkers; the message of a panic when there was one.
-fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attempt, String> {
-    let setup = Setup { quorum: usize::from(plan.draw(seed).shape.replication_quorum), tenant: TENANT };
+fn attempt(recipe: &Recipe, listener: &mut Listener<'_>, watch: Option<Tell<'_>>) -> Result<Attempt, String> {
+    let setup = Setup { quorum: usize::from(recipe.drawn().shape.replication_quorum), tenant: TENANT };
     // Nothing that the closure touches is looked at after a panic but what the listener keeps, which is text.
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());
         let mut changes = Changes::default();
-        let report = io_sim::run(plan, seed, &mut |seen| {
+        let mut observer = |seen: &Observation| {
             listener(seen);
             changes.observe(seen);
             verdict = suite.observe(seen);
             if verdict.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
+        };
+        let report = io_sim::run_recipe(recipe, &mut observer, watch);
         if verdict.is_ok() {
             verdict = suite.finish(report.end.as_ref()).and_then(|()| nothing_else(&report));
         }
@@ -112,25 +124,32 @@ pub struct Played {
 }
 
 /// Plays a scenario under all checkers. An error names the line that can't be obeyed, or tells of a panic.
-pub fn play_scenario(text: &str) -> Result<Played, String> {
-    let setup = Setup { quorum: usize::from(replicas_of(text)) / 2 + 1, tenant: TENANT };
+pub fn play_scenario(
+    text: &str,
+    listener: &mut Listener<'_>,
+    watch: Option<Tell<'_>>,
+) -> Result<Played, String> {
+    let setup = Setup { quorum: asked_for(text, "replicas=", 3) / 2 + 1, tenant: TENANT };
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());
         // A script ends where it likes, so that nothing is asked of its end.
-        let transcript = io_sim::scenario::play(text, &mut |seen| {
+        let mut observer = |seen: &Observation| {
+            listener(seen);
             if verdict.is_ok() {
                 verdict = suite.observe(seen);
             }
-        })?;
+        };
+        let transcript = io_sim::scenario::play_before(text, &mut observer, watch)?;
         Ok(Played { transcript, verdict })
     }))?
 }
 
-/// How many replicas the line `cluster replicas=N ...` asks for; the script itself is parsed by `io-sim`.
-fn replicas_of(text: &str) -> u8 {
-    let count = text.split_whitespace().find_map(|word| word.strip_prefix("replicas="));
-    count.and_then(|count| count.parse().ok()).unwrap_or(1)
+/// How many of them the line `cluster replicas=N edges=N` asks for; the script itself is parsed by `io-sim`.
+#[must_use]
+pub fn asked_for(text: &str, what: &str, otherwise: usize) -> usize {
+    let count = text.split_whitespace().find_map(|word| word.strip_prefix(what));
+    count.and_then(|count| count.parse().ok()).unwrap_or(otherwise)
 }
 
 fn nothing_else(report: &RunReport) -> Result<(), Violation> {
@@ -144,14 +163,15 @@ fn nothing_else(report: &RunReport) -> Result<(), Violation> {
 }
 
 /// Runs the seed again to hear what came before its failure.
-fn tell_failure(plan: &Plan, seed: u64, checker: &str, what: &str) -> Failure {
+fn tell_failure(recipe: &Recipe, checker: &str, what: &str) -> Failure {
     let mut last: VecDeque<Observation> = VecDeque::with_capacity(EVENTS + 1);
-    let again = attempt(plan, seed, &mut |seen| {
+    let mut remember = |seen: &Observation| {
         last.push_back(seen.clone());
         if last.len() > EVENTS {
             last.pop_front();
         }
-    });
+    };
+    let again = attempt(recipe, &mut remember, None);
     let what_again = match again {
         Err(panic) => panic,
         Ok(again) => again.verdict.err().map_or("no failure".into(), |violation| violation.what),
@@ -196,6 +216,18 @@ fn coverage(report: &RunReport) -> Coverage {
         }
     }
     coverage
+}
+
+/// The name of a command as the wire's documentation writes it.
+pub(crate) fn snake(name: &str) -> String {
+    let mut out = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.extend(letter.to_lowercase());
+    }
+    out
 }
 
 thread_local! {

@@ -14,7 +14,9 @@ fn seconds(seen: &Observation) -> f64 {
     seen.at.0 as f64 / 1e9
 }
 
-fn told(what: &What) -> String {
+/// The same without its time.
+#[must_use]
+pub fn told(what: &What) -> String {
     match what {
         What::Executed { .. }
         | What::Position { .. }
