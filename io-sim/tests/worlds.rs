@@ -1,8 +1,12 @@
 //! Whole runs: the same every time, busy enough to be worth something, and without a buffer lost.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
-use io_sim::{Plan, RunReport, run};
+use io_sim::spectator::Sight;
+use io_sim::{Fate, Plan, Recipe, RunReport, run};
+use tigerchat_core::wire::frame::Command;
 
 fn ran(plan: &Plan, seed: u64) -> RunReport {
     run(plan, seed, &mut |_| ControlFlow::Continue(()))
@@ -45,4 +49,43 @@ fn an_observer_who_has_had_enough_ends_the_run() {
     });
     assert_eq!(seen, 10);
     assert!(report.stopped && report.end.is_none());
+}
+
+/// A world's report, and everything that there was to see.
+fn watched(recipe: &Recipe) -> (RunReport, Vec<Sight>) {
+    let sights = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&sights);
+    let tell = Box::new(move |_, sight| noted.borrow_mut().push(sight));
+    let report = io_sim::run_recipe(recipe, &mut |_| ControlFlow::Continue(()), Some(tell));
+    (report, sights.take())
+}
+
+#[test]
+fn whoever_watches_changes_nothing_and_sees_every_frame_and_crash() {
+    let recipe = Recipe::of(&Plan::SWARM, 3);
+    let (report, sights) = watched(&recipe);
+    assert_eq!(report, ran(&Plan::SWARM, 3));
+    let sent: u64 = Command::ALL.iter().map(|command| report.frames.of(*command)[Fate::Sent as usize]).sum();
+    let seen = sights.iter().filter(|sight| matches!(sight, Sight::Sent { .. })).count() as u64;
+    assert!(sent > 1_000 && seen >= sent, "{seen} of {sent} frames");
+    let falls = sights.iter().filter(|sight| matches!(sight, Sight::Stands { up: false, .. })).count() as u64;
+    // One that falls while it starts was never seen up.
+    assert!(falls > 0 && falls <= report.crashes, "{falls} of {} crashes", report.crashes);
+}
+
+#[test]
+fn trouble_that_a_recipe_leaves_out_does_not_happen() {
+    let of = |sights: &[Sight]| -> Vec<u32> {
+        let numbers = sights.iter().filter_map(|sight| match sight {
+            Sight::Trouble { number, .. } => Some(*number),
+            _ => None,
+        });
+        numbers.collect()
+    };
+    let mut recipe = Recipe::of(&Plan::STORAGE, 3);
+    assert!(of(&watched(&recipe).1).len() > 5);
+    recipe.troubles = Some([2].into());
+    assert_eq!(of(&watched(&recipe).1), [2]);
+    recipe.troubles = Some([].into());
+    assert_eq!(of(&watched(&recipe).1), []);
 }

@@ -8,6 +8,7 @@
   const LOST = new Set(["dropped", "overflowed"]);
   const isLost = (f) => f[1] < 0 || f[7] === 1 || LOST.has(run.fates[f[5]]);
   const frameKinds = run.kinds.length;
+  const occurring = new Set(frames.map((f) => f[4]));
   const markKinds = [...new Set(marks.map((m) => m[2]))];
   const hidden = { lanes: new Set(), kinds: new Set() };
   let from = begin, to = end, chosen = null, items = [], words = [];
@@ -33,6 +34,7 @@
   const bands = lanes.map(() => []);
   for (const [at, lane, up, status, view, leads] of run.stands) {
     const last = bands[lane].at(-1);
+    if (last?.up === up && last.status === status && last.view === view && last.leads === leads) continue;
     if (last) last.to = at;
     bands[lane].push({ from: at, to: Infinity, up, status, view, leads });
   }
@@ -69,18 +71,22 @@
 
   function chips(parent, names, set, first = 0) {
     names.forEach((name, i) => {
+      // A kind that never was needs no filter.
+      if (set === hidden.kinds && i < frameKinds && !occurring.has(i)) return;
       const chip = document.createElement("button");
       chip.textContent = name;
       chip.dataset.at = first + i;
       chip.setAttribute("aria-pressed", "true");
-      chip.title = "Click: show or hide. Double click: this one alone.";
+      chip.title = "Click: show or hide. Double click: this one alone, and all again.";
       chip.onclick = () => {
         if (!set.delete(first + i)) set.add(first + i);
         refilter();
       };
       chip.ondblclick = () => {
+        const others = [...parent.querySelectorAll("button")].filter((other) => other !== chip).map((other) => Number(other.dataset.at));
+        const alone = others.every((at) => set.has(at));
         set.clear();
-        parent.querySelectorAll("button").forEach((other) => other !== chip && set.add(Number(other.dataset.at)));
+        if (!alone) others.forEach((at) => set.add(at));
         refilter();
       };
       parent.append(chip);
@@ -184,7 +190,7 @@
     choose(violation ?? last.at(-1), false);
   }
 
-  const LEFT = 46, TOP = 26;
+  const LEFT = 54, TOP = 26;
   const canvas = $("picture"), map = $("map");
   let pending = false;
   function draw() {
@@ -361,11 +367,12 @@
     visible.forEach((m, i) => {
       const px = x(m[0]), own = m[1] < lanes.length;
       if (!own) {
-        pen.strokeStyle = m[2] === "violation" ? colour("bad") : colour("good");
+        const trouble = m[2] === "trouble";
+        pen.strokeStyle = trouble ? colour("accent") : m[2] === "violation" ? colour("bad") : colour("good");
         pen.lineWidth = m[2] === "violation" ? 2.5 : 1.5;
         pen.beginPath();
         pen.moveTo(px, 18);
-        pen.lineTo(px, h);
+        pen.lineTo(px, trouble ? 30 : h);
         pen.stroke();
         pen.lineWidth = 1;
         return;
