@@ -87,5 +87,5 @@ fn trouble_that_a_recipe_leaves_out_does_not_happen() {
     recipe.troubles = Some([2].into());
     assert_eq!(of(&watched(&recipe).1), [2]);
     recipe.troubles = Some([].into());
-    assert_eq!(of(&watched(&recipe).1), []);
+    assert!(of(&watched(&recipe).1).is_empty());
 }
