@@ -220,7 +220,7 @@ impl Record {
         let (place, kind) = match &seen.what {
             // Drawn as a band.
             What::Position { .. } => return,
-            What::Executed { replica, .. } => (replica.0.into(), "commit"),
+            What::Executed { replica, .. } => (replica.0.into(), "executed"),
             What::Checkpointed { replica, .. } => (replica.0.into(), "checkpoint"),
             What::Crashed { replica, .. } => (replica.0.into(), "crash"),
             What::Started { replica } => (replica.0.into(), "start"),

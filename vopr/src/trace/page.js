@@ -382,7 +382,7 @@
       pen.fillStyle = pen.strokeStyle = colours[frameKinds + markKinds.indexOf(m[2])];
       if (m[2] === "crash") { pen.lineWidth = 2.5; cross(pen, px, py, 6); pen.lineWidth = 1; }
       else if (m[2] === "start") { pen.beginPath(); pen.moveTo(px - 4, py - 6); pen.lineTo(px + 6, py); pen.lineTo(px - 4, py + 6); pen.fill(); }
-      else if (m[2] === "commit") pen.fillRect(px - 1, py - 5, 2, 10);
+      else if (m[2] === "executed") pen.fillRect(px - 1, py - 5, 2, 10);
       else if (m[2] === "disk") { pen.beginPath(); pen.rect(px - 4, py - 4, 8, 8); pen.fill(); }
       else { pen.beginPath(); pen.arc(px, py, 3.2, 0, 7); pen.fill(); }
       if (chosen?.mark === m) { pen.strokeStyle = colour("ink"); pen.beginPath(); pen.arc(px, py, 9, 0, 7); pen.stroke(); }
