@@ -86,14 +86,19 @@ fn reason(command: Command) -> Option<&'static str> {
 /// A command as the wire's documentation writes it.
 #[must_use]
 pub fn name_of(command: Command) -> String {
-    let mut name = String::new();
-    for letter in format!("{command:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('_');
+    snake(&format!("{command:?}"))
+}
+
+/// A name of the code as a person reads it.
+pub(crate) fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
         }
-        name.extend(letter.to_lowercase());
+        snake.extend(letter.to_lowercase());
     }
-    name
+    snake
 }
 
 impl fmt::Display for Coverage {

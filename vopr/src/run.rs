@@ -218,18 +218,6 @@ fn coverage(report: &RunReport) -> Coverage {
     coverage
 }
 
-/// The name of a command as the wire's documentation writes it.
-pub(crate) fn snake(name: &str) -> String {
-    let mut out = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !out.is_empty() {
-            out.push('_');
-        }
-        out.extend(letter.to_lowercase());
-    }
-    out
-}
-
 thread_local! {
     /// The message of the last panic of this thread, while one is expected.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };

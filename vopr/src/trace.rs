@@ -16,7 +16,7 @@ use serde::Serialize;
 use tigerchat_core::types::Instant;
 use tigerchat_core::wire::frame::Command;
 
-use crate::run::snake;
+use crate::coverage::{name_of, snake};
 use crate::swarm::Failure;
 use crate::tell::told;
 
@@ -248,7 +248,7 @@ impl Record {
             command: heading.command,
             verdict: heading.failure.map(|it| Verdict { checker: &it.checker, what: &it.what }),
             lanes: replicas.chain(edges).chain([users]).collect(),
-            kinds: Command::ALL.iter().map(|command| snake(&format!("{command:?}"))).collect(),
+            kinds: Command::ALL.iter().map(|command| name_of(*command)).collect(),
             fates: Fate::ALL.iter().map(|fate| snake(&format!("{fate:?}"))).collect(),
             begin: frames_begin.min(marks_begin),
             end: self.end,
