@@ -214,17 +214,17 @@ pub struct Drawn {
     /// Mean time between resets of some connection between two processes.
     pub resets: Option<Duration>,
     pub crashes: Option<Crashes>,
-    /// Mean time between ambushes ([`crate::ambush`]).
+    /// Mean time between ambushes (`ambush`).
     pub ambushes: Option<Duration>,
     pub aims: Vec<Aim>,
-    /// Mean time between depositions ([`crate::deposed`]).
+    /// Mean time between depositions (`deposed`).
     pub depositions: Option<Duration>,
     pub slow_disk: Option<SlowDisk>,
     pub damage: Option<Damage>,
     pub disk_errors: Option<DiskErrors>,
     pub full_disk: Option<FullDisk>,
     pub pauses: Option<Pauses>,
-    /// Mean time between frames that an outsider says ([`crate::outsider`]).
+    /// Mean time between frames that an outsider says (`outsider`).
     pub outsider: Option<Duration>,
     pub clocks: Option<Clocks>,
     /// Each user's connection has a latency and a rate of its own.
