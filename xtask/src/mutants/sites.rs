@@ -355,8 +355,11 @@ impl<'a> Visit<'a> for Finder<'_> {
     }
 
     fn visit_expr_if(&mut self, expr: &'a syn::ExprIf) {
+        let idle = self.idle;
+        self.idle |= expr.else_branch.is_none() && only_counts(&expr.then_branch);
         self.condition(&expr.cond);
         visit::visit_expr_if(self, expr);
+        self.idle = idle;
     }
 
     fn visit_expr_while(&mut self, expr: &'a syn::ExprWhile) {
@@ -464,6 +467,13 @@ fn counts(name: &syn::Ident) -> bool {
     name == "ignore" || name == "mark"
 }
 
+/// Whether a block counts and does nothing else: on which condition it does decides nothing.
+fn only_counts(block: &Block) -> bool {
+    let counting =
+        |stmt: &Stmt| matches!(stmt, Stmt::Expr(Expr::MethodCall(call), _) if counts(&call.method));
+    !block.stmts.is_empty() && block.stmts.iter().all(counting)
+}
+
 /// Whether a function makes words for people: they promise nothing.
 fn tells(output: &ReturnType) -> bool {
     let ReturnType::Type(_, of) = output else { return false };
@@ -553,6 +563,15 @@ mod tests {
         assert_eq!(all.len(), 7, "{all:?}");
         assert_eq!(earnest.len(), 3, "two calls that can be deleted, and a literal: {earnest:?}");
         assert!(earnest.iter().any(|what| what.starts_with("`4` becomes one more")));
+        let text = "fn f(&self) -> D { if a < b { self.mark(X); } if c { self.mark(X); g(); } }";
+        let source = Source::parse(text.to_owned()).unwrap();
+        let idle: Vec<&str> = source
+            .mutations()
+            .flatten()
+            .filter(|mutation| mutation.idle)
+            .map(|mutation| mutation.what.as_str())
+            .collect();
+        assert_eq!(idle, ["`<` becomes `<=` in `a < b`", "`<` becomes `>` in `a < b`"]);
     }
 
     #[test]
