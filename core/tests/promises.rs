@@ -89,6 +89,12 @@ fn an_edge_whose_session_expired_is_told() {
     cluster.pass(LEASE);
     let told = |frame: &Frame| frame.header.command() == Command::Eviction && frame.header.a.get() == session;
     assert!(cluster.to_edge.iter().any(told), "of session {session}");
+    // The news may be lost: whoever still pings with that session is told again, and that it has none.
+    cluster.to_edge.clear();
+    cluster.ping();
+    assert!(cluster.to_edge.iter().any(told), "of session {session} again");
+    let pong = cluster.to_edge.iter().find(|frame| frame.header.command() == Command::PongClient);
+    assert_eq!(pong.expect("an answer").header.b.get(), 0);
 }
 
 /// A follower that lacks some ops gets these, and not the news that it has to begin anew.
@@ -134,4 +140,82 @@ fn who_is_to_leave_does_not_count_for_its_own_leaving() {
     cluster.start(others[0]);
     cluster.pass(Duration::from_secs(2));
     assert_eq!(cluster.change(&Change::Remove { id: leaving }), None, "all four are there");
+}
+
+/// Puts a publish into replica 0; what it sends is lost.
+fn prepare_unheard(cluster: &mut Cluster, number: u64) {
+    let mut bytes = Vec::new();
+    say(cluster.key(number), "x").encode(&mut bytes).unwrap();
+    cluster.number += 1;
+    cluster.post_request(RequestKind::Commands, &bytes);
+    let (from, to, frame) = cluster.wire.pop_front().unwrap();
+    cluster.deliver(from, to, frame);
+    cluster.collect();
+}
+
+fn is_first_hand_prepare(from: &Address, frame: &Frame) -> bool {
+    *from == replica(0) && frame.header.command() == Command::Prepare && frame.header.flags.get() & 1 == 0
+}
+
+/// A primary does not rely on being asked for what was lost; once it leads no more, it says nothing of its own.
+#[test]
+fn a_primary_sends_again_what_nobody_acknowledged_and_only_while_it_leads() {
+    let mut cluster = ready(3);
+    prepare_unheard(&mut cluster, 2);
+    let op = cluster.view(0).op;
+    let (mut again, mut deposed) = (0, 0);
+    for _ in 0..3_000 {
+        cluster.only_time(Duration::from_millis(1));
+        let (leads, view) = (cluster.view(0).is_primary, cluster.view(0).view);
+        for (from, to, frame) in cluster.collect() {
+            if is_first_hand_prepare(&from, &frame) {
+                assert!(frame.header.view.get() == 0 && frame.header.op.get() == op, "in view {view}");
+                again += 1;
+            }
+            // The backups go on without it; what they say reaches it, so that it learns of their view.
+            if from != replica(0) {
+                cluster.deliver(from, to, frame);
+            }
+        }
+        while (0..3).any(|at| cluster.complete_one(at)) {}
+        deposed += usize::from(!leads && view > 0);
+    }
+    assert!(again >= 2, "to each backup");
+    assert!(deposed > 500, "and others lead for a while: {deposed}");
+}
+
+/// The acknowledgement of an entry was lost. The primary's heartbeat says that it knows of none: it comes again.
+#[test]
+fn a_heartbeat_that_lacks_an_acknowledgement_brings_it_again() {
+    let mut cluster = ready(3);
+    let head = cluster.view(0).op + 1;
+    let mut bytes = Vec::new();
+    say(cluster.key(2), "x").encode(&mut bytes).unwrap();
+    cluster.number += 1;
+    cluster.post_request(RequestKind::Commands, &bytes);
+    for step in 0.. {
+        let frames = cluster.collect();
+        let lost = frames.iter().any(|(from, _, frame)| {
+            *from == replica(1) && frame.header.command() == Command::PrepareOk && frame.header.op == head
+        });
+        if lost {
+            break;
+        }
+        assert!(step < 50, "it never acknowledges");
+        frames.into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+        while cluster.complete_one(1) {}
+    }
+    let (view, commit) = (cluster.view(1).view, cluster.view(1).commit_max);
+    assert!(commit < head);
+    cluster.forge(0, 1, Command::Commit, |frame| {
+        frame.header.view = view.into();
+        frame.header.op = head.into();
+        frame.header.commit = commit.into();
+    });
+    let answers = cluster.collect();
+    let again = |(from, to, frame): &(Address, Address, Frame)| {
+        let acknowledges = frame.header.command() == Command::PrepareOk && frame.header.op == head;
+        *from == replica(1) && *to == replica(0) && acknowledges
+    };
+    assert!(answers.iter().any(again));
 }

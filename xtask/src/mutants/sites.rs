@@ -390,8 +390,11 @@ impl<'a> Visit<'a> for Finder<'_> {
     }
 
     fn visit_expr_method_call(&mut self, call: &'a syn::ExprMethodCall) {
+        let idle = self.idle;
+        self.idle |= counts(&call.method);
         self.method(call);
         visit::visit_expr_method_call(self, call);
+        self.idle = idle;
     }
 
     fn visit_expr_lit(&mut self, expr: &'a syn::ExprLit) {
@@ -563,7 +566,8 @@ mod tests {
         assert_eq!(all.len(), 7, "{all:?}");
         assert_eq!(earnest.len(), 3, "two calls that can be deleted, and a literal: {earnest:?}");
         assert!(earnest.iter().any(|what| what.starts_with("`4` becomes one more")));
-        let text = "fn f(&self) -> D { if a < b { self.mark(X); } if c { self.mark(X); g(); } }";
+        let text =
+            "fn f(&self) -> D { if a < b { self.mark(X); } if c { self.mark(X); g(); } self.ignore(d < e); }";
         let source = Source::parse(text.to_owned()).unwrap();
         let idle: Vec<&str> = source
             .mutations()
@@ -571,7 +575,8 @@ mod tests {
             .filter(|mutation| mutation.idle)
             .map(|mutation| mutation.what.as_str())
             .collect();
-        assert_eq!(idle, ["`<` becomes `<=` in `a < b`", "`<` becomes `>` in `a < b`"]);
+        let compared = |text: &str| ["<=", ">"].map(|op| format!("`<` becomes `{op}` in `{text}`"));
+        assert_eq!(idle, [compared("a < b"), compared("d < e")].concat());
     }
 
     #[test]
