@@ -219,3 +219,26 @@ fn a_heartbeat_that_lacks_an_acknowledgement_brings_it_again() {
     };
     assert!(answers.iter().any(again));
 }
+
+/// An operator who asks who the members are is told how far each of them has come, also who lags.
+#[test]
+fn the_list_of_members_says_who_lags() {
+    let mut cluster = ready(3);
+    cluster.crash(2);
+    cluster.pass(MOMENT);
+    let behind = cluster.view(0).op;
+    (2..=5).for_each(|number| assert!(cluster.publish(number).is_some()));
+    cluster.pass(MOMENT);
+    let mut frame = Frame { header: FrameHeader::new(Command::Reconfigure, CLUSTER, SHARD), payload: None };
+    frame.seal(Address::Edge(EDGE), replica(0), 1, 7_000);
+    cluster.to_edge.clear();
+    cluster.deliver(Address::Edge(EDGE), replica(0), frame);
+    cluster.settle();
+    let answer = cluster.to_edge.iter().find(|frame| frame.header.command() == Command::Members);
+    let body = answer.expect("an answer").body();
+    let ops: Vec<u64> = body[body.len() - 3 * 8..]
+        .chunks_exact(8)
+        .map(|op| u64::from_le_bytes(op.try_into().expect("8 bytes")))
+        .collect();
+    assert_eq!(ops, [behind + 4, behind + 4, behind]);
+}

@@ -38,7 +38,7 @@ the same. vopr/mutants.txt lists the mutants that mean the same as the original;
   --seeds N     worlds of the swarm [default: 300]
   --jobs N      mutants at a time [default: one for each core]
   --missed      only mutants that survived the last time
-  --list        only list the mutants
+  --list        only list the mutants, each with the number that chooses it in the build
   --json        print the results as JSON";
 
 /// Mutants of which less are caught fail the run, in percent.
@@ -105,7 +105,7 @@ fn hunt(options: &Options) -> Outcome<bool> {
     let equivalent = results::read_equivalents(&root.join("vopr/mutants.txt"))?;
     if options.list {
         for mutant in choose(options, farm::list(&root)?, &equivalent, None) {
-            println!("{}:{}: {}", mutant.file, mutant.mutation.line, mutant.name);
+            println!("{}:{}: {} (MUTANT={})", mutant.file, mutant.mutation.line, mutant.name, mutant.number);
         }
         return Ok(true);
     }

@@ -467,7 +467,7 @@ fn least(output: &ReturnType) -> Vec<&'static str> {
 
 /// Counters of what was ignored and of the branches that were met: nothing that a replica does depends on them.
 fn counts(name: &syn::Ident) -> bool {
-    name == "ignore" || name == "mark"
+    name == "ignore" || name == "mark" || name == "mark_rows"
 }
 
 /// Whether a block counts and does nothing else: on which condition it does decides nothing.
