@@ -242,3 +242,49 @@ fn the_list_of_members_says_who_lags() {
         .collect();
     assert_eq!(ops, [behind + 4, behind + 4, behind]);
 }
+
+/// An acknowledgement counts only among those who act by the same members.
+#[test]
+fn an_acknowledgement_of_other_members_is_not_counted() {
+    let mut cluster = ready(3);
+    prepare_unheard(&mut cluster, 2);
+    while cluster.complete_one(0) {}
+    let view = cluster.view(0);
+    assert_eq!(view.commit_max + 1, view.op);
+    let half = cluster.replica(0).header(view.op).expect("known").digest().half();
+    let members = cluster.replica(0).members().number;
+    for (of, counted) in [(members + 1, 0), (members, 1)] {
+        cluster.forge(1, 0, Command::PrepareOk, |frame| {
+            frame.header.config = of.into();
+            frame.header.view = view.view.into();
+            frame.header.op = view.op.into();
+            frame.header.a = u64::try_from(half & u128::from(u64::MAX)).unwrap().into();
+            frame.header.b = u64::try_from(half >> 64).unwrap().into();
+        });
+        assert_eq!(cluster.view(0).commit_max, view.commit_max + counted, "of members {of}");
+    }
+}
+
+/// What a view change cut off still lies on the disk, and links to what is left. A replica that starts takes what its
+/// superblock says, before it has heard anybody.
+#[test]
+fn h25_what_was_cut_off_is_not_taken_from_the_disk_though_it_links() {
+    let mut cluster = ready(3);
+    let links = [(0, 1), (0, 2), (1, 0), (2, 0)].map(|(from, to)| (replica(from), replica(to)));
+    cluster.cut.extend(links);
+    prepare_unheard(&mut cluster, 2);
+    prepare_unheard(&mut cluster, 3);
+    while cluster.complete_one(0) {}
+    let alone = cluster.view(0).op;
+    // Not for so long that the session expires: the others' entry for that would take the place of these.
+    cluster.pass(MOMENT * 10);
+    cluster.cut.clear();
+    cluster.pass(MOMENT * 10);
+    let kept = cluster.view(0).op;
+    assert_eq!(kept + 2, alone, "cut off");
+    cluster.crash(0);
+    cluster.cut.extend(links);
+    cluster.start(0);
+    while cluster.complete_one(0) {}
+    assert_eq!(cluster.view(0).op, kept);
+}
