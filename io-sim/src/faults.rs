@@ -47,6 +47,8 @@ pub struct Plan {
     pub hostile: Ppm,
     /// After healing, a minority stays broken.
     pub broken: Ppm,
+    /// An operator changes the members.
+    pub members: Ppm,
 }
 
 impl Plan {
@@ -67,6 +69,7 @@ impl Plan {
         connections: 700_000,
         hostile: 300_000,
         broken: 300_000,
+        members: 250_000,
     };
 
     /// Nothing goes wrong.
@@ -86,6 +89,7 @@ impl Plan {
         connections: 0,
         hostile: 0,
         broken: 0,
+        members: 0,
     };
 
     /// Crashes and disks only: recovery, write-ahead log, checkpoints.
@@ -146,6 +150,7 @@ impl Plan {
         let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
         let hostile = random.chance(self.hostile);
         let broken = random.chance(self.broken);
+        let members = random.chance(self.members).then(|| Changes::draw(&mut random));
         Drawn {
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
@@ -171,7 +176,9 @@ impl Plan {
             own_lines: true,
             breaks,
             broken,
+            members,
         }
+        .without_what_changes_exclude()
     }
 }
 
@@ -210,6 +217,54 @@ pub struct Drawn {
     pub breaks: Option<Duration>,
     /// A minority stays broken after the healing.
     pub broken: bool,
+    /// An operator changes the members.
+    pub members: Option<Changes>,
+}
+
+impl Drawn {
+    /// How many replicas may be damaged is counted for the members of format: where they change, there are never fewer
+    /// voters then, and disks are not lost as a whole. Which ones stay broken can't be counted beforehand.
+    fn without_what_changes_exclude(mut self) -> Self {
+        let harmed = self.damage.is_some() || self.disk_errors.is_some() || self.full_disk.is_some();
+        if let Some(changes) = &mut self.members {
+            self.broken = false;
+            if harmed {
+                (changes.lost_disk, changes.least_voters) = (0, self.shape.replicas);
+            }
+        }
+        self
+    }
+
+    /// Replicas of this world, those among them that are no members yet.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        let spares = self.members.as_ref().map_or(0, |members| members.spares);
+        usize::from(self.shape.replicas) + usize::from(spares)
+    }
+}
+
+/// What an operator does to the members; see [`crate::operator`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Mean time from one request to the next.
+    pub every: Duration,
+    /// Replicas whose files were made to join.
+    pub spares: u8,
+    /// How many requests follow the loss of a disk.
+    pub lost_disk: Ppm,
+    /// Voters below which none is removed.
+    pub least_voters: u8,
+}
+
+impl Changes {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            every: ms(100..=1_500, random),
+            spares: u8::try_from(random.within(1..=5)).expect("at most 5"),
+            lost_disk: ppm_up_to(500_000, random),
+            least_voters: 3,
+        }
+    }
 }
 
 impl Drawn {

@@ -20,6 +20,7 @@ pub mod history;
 pub mod network;
 pub mod observer;
 mod outsider;
+mod operator;
 mod partition;
 pub mod process;
 pub mod random;

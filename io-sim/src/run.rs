@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
             world.run_until(world.now.after(LOOK));
         }
     }
-    let end = (quiet && !world.stopped).then(|| world.end(&world.core));
+    let end = (quiet && !world.stopped).then(|| world.end(&world.core_members()));
     let virtual_time = world.now.since(Instant(0));
     world.close();
     RunReport {

@@ -39,6 +39,8 @@ pub enum Trouble {
     Redeem(Instant),
     /// The outsider says something.
     Intrusion,
+    /// The operator looks after the members.
+    Operate,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -84,6 +86,7 @@ impl World<'_> {
             (self.drawn.depositions, Trouble::Depose),
             (self.drawn.outsider, Trouble::Intrusion),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
+            (self.drawn.members.as_ref().map(|knob| knob.every), Trouble::Operate),
         ];
         for (mean, trouble) in kinds {
             if let Some(mean) = mean {
@@ -127,6 +130,7 @@ impl World<'_> {
             Trouble::Depose => self.depose(),
             Trouble::Redeem(since) => self.redeem(since),
             Trouble::Intrusion => self.intrude(),
+            Trouble::Operate => self.operate(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }
@@ -277,8 +281,8 @@ impl World<'_> {
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         let replicas = self.replicas();
-        let quorum = replicas - usize::from(self.drawn.shape.quorums().tolerated());
-        let mut healthy: Vec<Place> = (0..replicas).collect();
+        let quorum = usize::from(self.drawn.shape.replicas - self.drawn.shape.quorums().tolerated());
+        let mut healthy: Vec<Place> = (0..replicas).filter(|place| !self.lost.contains(place)).collect();
         if self.drawn.broken {
             // Where disks are damaged, the others are needed.
             let victims = self.drawn.damage.as_ref().map(|damage| damage.victims.clone());

@@ -84,7 +84,7 @@ pub fn tell_seed(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> (SeedRe
 
 /// One run under all checkers; the message of a panic when there was one.
 fn attempt(plan: &Plan, seed: u64, listener: &mut Listener<'_>) -> Result<Attempt, String> {
-    let setup = Setup { quorum: usize::from(plan.draw(seed).shape.replication_quorum), tenant: TENANT };
+    let setup = Setup { tenant: TENANT };
     // Nothing that the closure touches is looked at after a panic but what the listener keeps, which is text.
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
@@ -112,7 +112,7 @@ pub struct Played {
 
 /// Plays a scenario under all checkers. An error names the line that can't be obeyed, or tells of a panic.
 pub fn play_scenario(text: &str) -> Result<Played, String> {
-    let setup = Setup { quorum: usize::from(replicas_of(text)) / 2 + 1, tenant: TENANT };
+    let setup = Setup { tenant: TENANT };
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());
@@ -124,12 +124,6 @@ pub fn play_scenario(text: &str) -> Result<Played, String> {
         })?;
         Ok(Played { transcript, verdict })
     }))?
-}
-
-/// How many replicas the line `cluster replicas=N ...` asks for; the script itself is parsed by `io-sim`.
-fn replicas_of(text: &str) -> u8 {
-    let count = text.split_whitespace().find_map(|word| word.strip_prefix("replicas="));
-    count.and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
 fn nothing_else(report: &RunReport) -> Result<(), Violation> {

@@ -112,7 +112,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// From its request to the moment when this replica acts by the new members.
-    pub(super) fn is_changing(&self) -> bool {
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
         let waits = |pending: &Pending| matches!(pending, Pending::Reconfigure { body } if !body.is_empty());
         self.is_between_members() || self.queue.iter().any(waits)
     }

@@ -129,6 +129,8 @@ pub struct View {
     pub checkpoint: u64,
     pub checkpoint_digest: Digest,
     pub incarnation: u64,
+    /// The config number of the members by whom it acts.
+    pub members: u32,
     /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
     pub state_lost: bool,
 }
@@ -474,6 +476,7 @@ impl<M: Machine> Replica<M> {
             checkpoint: checkpoint.op(),
             checkpoint_digest: checkpoint.digest,
             incarnation: self.incarnation(),
+            members: self.members.number,
             state_lost: self.state_lost,
         }
     }
@@ -523,8 +526,13 @@ impl<M: Machine> Replica<M> {
         self.executed.op.get()
     }
 
-    /// Whether this replica decides alone.
+    /// Whether there is nobody else, not even a standby.
     pub(super) fn is_alone(&self) -> bool {
+        self.members.list().len() == 1
+    }
+
+    /// Whether nobody else votes.
+    pub(super) fn is_only_voter(&self) -> bool {
         self.members.quorums().replicas == 1 && self.members.is_voter(self.me)
     }
 

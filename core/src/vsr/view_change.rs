@@ -209,7 +209,7 @@ impl<M: Machine> Replica<M> {
     /// A primary that a quorum did not hear of for long, or whose oldest entry finds no quorum, does harm by
     /// sounding alive (H18, H19): it asks for the next view itself.
     pub(super) fn should_abdicate(&self) -> bool {
-        if self.is_alone() {
+        if self.is_only_voter() {
             return false;
         }
         let now = self.now.mono;

@@ -6,6 +6,7 @@ use io_sim::history::{
     CallId, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, What,
 };
 use tigerchat_core::types::{Instant, ReplicaId, TenantId};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
@@ -18,11 +19,12 @@ use super::durability::Durability;
 use super::exactly_once::ExactlyOnce;
 use super::linearizability::Linearizability;
 use super::liveness::Liveness;
+use super::membership::Membership;
 use super::presence::Presence;
 use super::view::View;
 use super::{Checker, Setup, Suite};
 
-const SETUP: Setup = Setup { quorum: 2, tenant: TenantId(1) };
+const SETUP: Setup = Setup { tenant: TenantId(1) };
 const ROOM: &str = "general";
 const USERS: [&str; 2] = ["alice", "bob"];
 
@@ -44,15 +46,9 @@ macro_rules! fresh {
     })* };
 }
 
-fresh!(Agreement Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View);
+fresh!(Agreement Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership Presence View);
 
 impl Fresh for Chain {
-    fn fresh() -> Self {
-        Self::new(SETUP)
-    }
-}
-
-impl Fresh for Durability {
     fn fresh() -> Self {
         Self::new(SETUP)
     }
@@ -64,6 +60,8 @@ impl Story {
         let mut story = Self::default();
         for replica in 0..3 {
             story.push(What::Started { replica: ReplicaId(replica) });
+            let members = Members::first(3, 2).expect("a majority");
+            story.push(What::Members { replica: ReplicaId(replica), members });
         }
         for user in 0..2 {
             story.push(What::Entered { user: UserId(user), room: ROOM.into() });
@@ -124,7 +122,14 @@ impl Story {
     fn commit(&mut self, op: u64) {
         for replica in 0..3 {
             let replica = ReplicaId(replica);
-            self.push(What::Executed { replica, op, entry: entry(op), parent: entry(op - 1), entry_view: 0 });
+            self.push(What::Executed {
+                replica,
+                op,
+                entry: entry(op),
+                parent: entry(op - 1),
+                entry_view: 0,
+                config: 0,
+            });
             let (view, log_view, checkpoint) = (0, 0, if op > 4 { 4 } else { 0 });
             self.push(What::Position { replica, incarnation: 1, view, log_view, op, commit: op, checkpoint });
         }
