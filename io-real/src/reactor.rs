@@ -17,7 +17,8 @@ use tigerchat_core::io::{
 };
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
-use tigerchat_core::types::{Address, ConnectionId, Instant, Now, UnixNanos};
+use tigerchat_core::types::{Address, ConnectionId, Instant, Now, ShardId, UnixNanos};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::frame::Frame;
 
 use crate::clients::{self, Clients, Said, Site, Turn};
@@ -124,6 +125,26 @@ impl ClientsTrait for Clients {
 impl Io for Outside {
     fn clients(&mut self) -> &mut dyn ClientsTrait {
         &mut self.clients
+    }
+
+    fn members_changed(&mut self, shard: ShardId, members: &Members) {
+        let me = self.peers.me();
+        for member in members.list() {
+            let address = Address::Replica { shard, replica: member.id };
+            let socket = std::str::from_utf8(&member.address).ok().and_then(|text| text.parse().ok());
+            let socket = socket.filter(|socket: &std::net::SocketAddr| socket.ip().is_loopback());
+            let dials = match me {
+                Address::Replica { replica, .. } => member.id > replica,
+                Address::Edge(_) => true,
+            };
+            if let Some(socket) = socket.filter(|_| address != me) {
+                self.peers.learn(address, socket, dials);
+            }
+        }
+        self.peers.keep(|address| match address {
+            Address::Replica { replica, .. } => members.get(replica).is_some(),
+            Address::Edge(_) => true,
+        });
     }
 
     fn stop(&mut self, _file: FileId, why: Fatal) {

@@ -734,7 +734,7 @@ fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
         cluster: CLUSTER,
         edge,
         shard: SHARD,
-        replica_count: shape.replicas,
+        replicas: (0..u16::from(shape.replicas)).map(ReplicaId).collect(),
         tokens: Vec::new(),
         demo: true,
         limits,

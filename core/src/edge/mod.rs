@@ -52,7 +52,7 @@ pub struct EdgeConfig {
     pub edge: EdgeId,
     pub shard: ShardId,
     /// How many replicas the shard has: `Address::Replica { shard, replica: 0.. }`.
-    pub replica_count: u8,
+    pub replicas: Vec<ReplicaId>,
     /// Who may come in: static tokens, compared in constant time.
     pub tokens: Vec<TokenEntry>,
     /// `dev`: a token `demo:NAME` is let in as NAME, and a line client without a login as a guest.

@@ -111,7 +111,7 @@ impl Session {
             cluster: config.cluster,
             shard: config.shard,
             edge: config.edge,
-            replicas: (0..u16::from(config.replica_count.max(1))).map(ReplicaId).collect(),
+            replicas: config.replicas.clone(),
             members: 0,
             window,
             request_max: config.limits.request as usize,

@@ -219,7 +219,7 @@ impl Members {
     }
 
     /// Reads what [`Self::encode`] wrote. What could not be a shard's members is malformed.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (number, highest) = (reader.u32()?, ReplicaId(reader.u16()?));
         let (replication, view_change, count) = (reader.u8()?, reader.u8()?, reader.u8()?);
         if usize::from(count) > MEMBERS_MAX {
