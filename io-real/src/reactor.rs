@@ -35,6 +35,8 @@ const METRICS: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_millis(500);
 /// Clients are given so long to take what was said to them at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long a process that stops may take to give away what it leads.
+const LEAVING: Duration = Duration::from_millis(200);
 
 /// Where a loop listens and whom it knows.
 #[derive(Debug)]
@@ -207,7 +209,9 @@ impl Reactor {
     /// Runs until told to stop, or until the replica can't go on.
     pub fn run(mut self, mut every_turn: impl FnMut(&Node)) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(1024);
-        while !self.stop.load(Ordering::SeqCst) {
+        let mut leaving: Option<StdInstant> = None;
+        // Told to stop: others lead first, then we go.
+        while leaving.is_none_or(|end| self.node.is_handing_over() && StdInstant::now() < end) {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
@@ -219,6 +223,11 @@ impl Reactor {
             every_turn(&self.node);
             if let Some(why) = self.outside.stopped {
                 return Err(why);
+            }
+            if leaving.is_none() && self.stop.load(Ordering::SeqCst) {
+                leaving = Some(StdInstant::now() + LEAVING);
+                self.node.give_up_lead(&mut self.outside);
+                self.outside.peers.flush(self.poll.registry());
             }
         }
         self.say_goodbye();

@@ -343,7 +343,7 @@ impl Edge {
                 Answered::Registered => self.report_presence(),
                 Answered::Reply { waiters, since } => self.answered(frame, waiters, since, effects),
             },
-            Command::PongClient => self.session.on_pong_client(frame),
+            Command::PongClient => self.session.on_pong_client(frame, self.now.mono, effects),
             Command::Eviction => self.session.on_eviction(frame),
             Command::Committed => match self.feed.on_committed(frame, self.now.mono) {
                 Step::Take => self.on_events(frame.body(), header.op.get(), effects),

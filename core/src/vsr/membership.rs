@@ -349,16 +349,6 @@ impl<T: Clone> ByMember<T> {
     }
 }
 
-impl<T: Clone + Ord> ByMember<T> {
-    pub(super) fn raise(&mut self, id: ReplicaId, value: T) {
-        if let Some(old) = self.get_mut(id)
-            && *old < value
-        {
-            *old = value;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -365,6 +365,8 @@ impl<M: Machine> Replica<M> {
             self.ask_view_change(self.view + 1, effects);
             self.look_for_primary(effects);
         }
+        // Where everybody stands and what time it is, as early as can be.
+        self.on_ping_timer(effects);
     }
 
     /// Offline: executes the log to its head, whether or not all of it is known to be committed.
