@@ -1,7 +1,7 @@
 //! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
 //!
 //! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
-//! loop), `disk`, `peers`, `clients` (its three sides), `dev` (a cluster in one process), `inspect`, `bench`.
+//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `bench`.
 
 #![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
 
@@ -15,6 +15,7 @@ mod launch;
 mod operator;
 mod peers;
 mod reactor;
+mod standing;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,6 +34,7 @@ use crate::cli::{Cli, Command};
 use crate::clients::Site;
 use crate::dev::Dev;
 use crate::launch::EdgePlan;
+use crate::standing::Standing;
 
 /// The demo page, served by `dev` alone.
 const PAGE: &str = include_str!("../page/index.html");
@@ -165,7 +167,9 @@ fn start(args: &cli::Start) -> Result<(), String> {
     let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     println!("{about}, listening on {listen}");
-    reactor.run(|_| {}).map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
+    let mut standing = Standing::default();
+    let ended = reactor.run(|node| standing.look(node));
+    ended.map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
 }
 
 fn edge(args: cli::Edge) -> Result<(), String> {

@@ -44,6 +44,8 @@ pub struct Plan {
     pub clocks: Ppm,
     /// Connections of users break.
     pub connections: Ppm,
+    /// Operators move the lead.
+    pub hand_overs: Ppm,
     pub hostile: Ppm,
     /// After healing, a minority stays broken.
     pub broken: Ppm,
@@ -67,6 +69,7 @@ impl Plan {
         outsider: 400_000,
         clocks: 400_000,
         connections: 700_000,
+        hand_overs: 350_000,
         hostile: 300_000,
         broken: 300_000,
         members: 250_000,
@@ -87,6 +90,7 @@ impl Plan {
         outsider: 0,
         clocks: 0,
         connections: 0,
+        hand_overs: 0,
         hostile: 0,
         broken: 0,
         members: 0,
@@ -104,6 +108,7 @@ impl Plan {
         links: 700_000,
         pauses: 500_000,
         outsider: 500_000,
+        hand_overs: 300_000,
         ..Self::CALM
     };
 
@@ -148,6 +153,7 @@ impl Plan {
         let outsider = random.chance(self.outsider).then(|| ms(5..=100, &mut random));
         let clocks = random.chance(self.clocks).then(|| Clocks::draw(&mut random));
         let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
+        let hand_overs = random.chance(self.hand_overs).then(|| ms(100..=2_000, &mut random));
         let hostile = random.chance(self.hostile);
         let broken = random.chance(self.broken);
         let members = random.chance(self.members).then(|| Changes::draw(&mut random));
@@ -163,6 +169,7 @@ impl Plan {
             ambushes,
             aims,
             depositions,
+            hand_overs,
             slow_disk,
             damage,
             disk_errors,
@@ -203,6 +210,8 @@ pub struct Drawn {
     pub aims: Vec<Aim>,
     /// Mean time between depositions ([`crate::deposed`]).
     pub depositions: Option<Duration>,
+    /// Mean time between hand-overs ([`crate::hand_over`]).
+    pub hand_overs: Option<Duration>,
     pub slow_disk: Option<SlowDisk>,
     pub damage: Option<Damage>,
     pub disk_errors: Option<DiskErrors>,
@@ -546,6 +555,7 @@ mod tests {
             |drawn| drawn.slow_links.is_some(),
             |drawn| drawn.resets.is_some(),
             |drawn| drawn.breaks.is_some(),
+            |drawn| drawn.hand_overs.is_some(),
             |drawn| drawn.work.hostile,
         ];
         for (number, knob) in knobs.iter().enumerate() {

@@ -16,6 +16,7 @@ pub mod damage;
 mod deposed;
 pub mod disk;
 pub mod faults;
+mod hand_over;
 pub mod history;
 pub mod network;
 pub mod observer;

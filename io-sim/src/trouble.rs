@@ -41,6 +41,8 @@ pub enum Trouble {
     Intrusion,
     /// The operator looks after the members.
     Operate,
+    /// An operator moves the lead.
+    HandOver,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -85,6 +87,7 @@ impl World<'_> {
             (self.drawn.crashes.as_ref().and(self.drawn.ambushes), Trouble::Ambush),
             (self.drawn.depositions, Trouble::Depose),
             (self.drawn.outsider, Trouble::Intrusion),
+            (self.drawn.hand_overs, Trouble::HandOver),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
             (self.drawn.members.as_ref().map(|knob| knob.every), Trouble::Operate),
         ];
@@ -131,6 +134,7 @@ impl World<'_> {
             Trouble::Redeem(since) => self.redeem(since),
             Trouble::Intrusion => self.intrude(),
             Trouble::Operate => self.operate(),
+            Trouble::HandOver => self.some_hand_over(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }

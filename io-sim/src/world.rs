@@ -414,7 +414,7 @@ impl<'a> World<'a> {
         self.after_turn(place, acts);
     }
 
-    fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
+    pub(crate) fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
         let became = self.watch(place);
         became.iter().for_each(|point| self.meet(place, *point, Side::Before));
         self.carry_out(place, acts);

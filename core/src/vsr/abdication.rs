@@ -3,6 +3,7 @@
 //! It asks for the next view itself, and its backups join at once: the ordinary steps of a view change, none skipped.
 //! A reason must be one that another primary would not have: a stall of all is none.
 
+use core::fmt;
 use core::time::Duration;
 
 use super::machine::Machine;
@@ -37,6 +38,19 @@ impl Abdication {
     /// It does harm by sounding alive: no heartbeat leaves any more. The others serve on until the next one takes over.
     fn silences(self) -> bool {
         !matches!(self, Self::SlowDisk | Self::Clock)
+    }
+}
+
+impl fmt::Display for Abdication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HearsNobody => "no quorum is heard",
+            Self::HeardByNobody => "no quorum answers",
+            Self::NoProgress => "nothing is committed or executed any more",
+            Self::SlowDisk => "the disk is much slower than the others'",
+            Self::Clock => "the clock is off",
+            Self::Behind => "the log lacks what only a checkpoint of another replica holds",
+        })
     }
 }
 

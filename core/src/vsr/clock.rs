@@ -176,15 +176,20 @@ impl<M: Machine> Replica<M> {
         usize::from(self.members.quorums().replicas) / 2 + 1
     }
 
+    /// So many can commit: they need not wait for more.
+    fn few_clocks(&self) -> usize {
+        usize::from(self.members.quorums().replication).min(self.clock_quorum())
+    }
+
     /// Whether enough clocks agree; if not, somebody should look at them.
     pub(super) fn clocks_agree(&self) -> bool {
         self.clock.agreed(self.now, self.clock_quorum()).is_some()
     }
 
-    /// The first entry of a log waits until a quorum has told the time: one bad clock must not date all that follows.
+    /// The first entry of a log waits until as many as commit it have told the time: one bad clock must not date all that follows.
     pub(super) fn time_is_known(&self) -> bool {
         let dated = self.journal.header(self.journal.head).is_some_and(|head| head.timestamp.get() > 0);
-        dated || self.clock.earliest(self.now, self.clock_quorum()).is_some()
+        dated || self.clock.earliest(self.now, self.few_clocks()).is_some()
     }
 
     /// When the next entry happens: not before `earliest`.
@@ -195,7 +200,7 @@ impl<M: Machine> Replica<M> {
         } else {
             let (last, at) = *self.clock.last.get_or_insert((earliest, now.mono));
             let elapsed = u64::try_from(now.mono.since(at).as_nanos()).unwrap_or(u64::MAX);
-            let others = self.clock.earliest(now, quorum).unwrap_or(0);
+            let others = self.clock.earliest(now, self.few_clocks()).unwrap_or(0);
             last.saturating_add(elapsed).max(others)
         };
         let time = time.max(earliest);

@@ -338,6 +338,10 @@ impl<M: Machine> Replica<M> {
         let mut frame = self.position_frame(Command::Ping);
         frame.header.nonce = self.time_question().into();
         self.broadcast(&frame, effects);
+        if self.is_primary() {
+            // While there is work, no heartbeat is due.
+            self.consider_abdicating(effects);
+        }
     }
 
     /// What the disk refused is written again, at a pace that a broken disk can stand.

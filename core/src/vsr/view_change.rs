@@ -130,7 +130,7 @@ impl ViewChange {
 
     /// We ask for no view any more.
     pub(super) fn withdraw(&mut self) {
-        self.asked = 0;
+        (self.asked, self.planned) = (0, 0);
     }
 
     /// The view that we ask for; not above our own when we ask for none.
@@ -211,7 +211,7 @@ impl<M: Machine> Replica<M> {
             self.detector.note_heartbeat(gap.min(self.timeouts.primary_silent.most));
         }
         self.primary_heard = self.now.mono;
-        self.view_change.asked = 0;
+        self.view_change.withdraw();
         let silence = self.silence_borne() * (1024 + self.leniency) / 1024;
         self.timers.set(Timer::PrimarySilent, self.in_a(silence));
     }
