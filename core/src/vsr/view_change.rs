@@ -348,7 +348,8 @@ impl<M: Machine> Replica<M> {
 
     /// Longer after each view that came to nothing, so that a slow cluster does not elect for ever (H17).
     fn set_view_change_timer(&mut self) {
-        let longer = self.view_change_patience() * (1 << self.view_change.rounds.min(4));
+        let futile = self.view_change.rounds.saturating_sub(1);
+        let longer = self.view_change_patience() * (1 << futile.min(4));
         let patience = self.jittered(longer);
         self.timers.set(Timer::ViewChange, self.in_a(patience));
     }
