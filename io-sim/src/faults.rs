@@ -538,7 +538,7 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 17] = [
+        let knobs: [fn(&Drawn) -> bool; 18] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),

@@ -218,7 +218,7 @@ impl Members {
         }
     }
 
-    /// Reads what [`Self::encode`] wrote. What could not be a shard's members is malformed.
+    /// Reads what `encode` wrote. What could not be a shard's members is malformed.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (number, highest) = (reader.u32()?, ReplicaId(reader.u16()?));
         let (replication, view_change, count) = (reader.u8()?, reader.u8()?, reader.u8()?);
