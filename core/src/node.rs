@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 
 use crate::chat::Chat;
 use crate::edge::Edge;
+use crate::errors::ErrorCode;
 use crate::io::{EdgeEffect, EdgeEffects, EdgeEvent, Effect, Effects, Event, FileId, Io};
-use crate::types::{Address, EdgeId, Instant, Now};
+use crate::types::{Address, EdgeId, Instant, Now, ReplicaId};
 use crate::vsr::replica::Replica;
 
 /// What a turn is about.
@@ -117,7 +118,36 @@ impl Node {
         replicas.chain(edge).min()
     }
 
-    /// The process is about to stop: the edge says good-bye to its clients.
+    /// Gives the lead of a shard to another of its replicas. Errors say why that can't be now.
+    pub fn hand_over(
+        &mut self,
+        file: FileId,
+        target: Option<ReplicaId>,
+        io: &mut impl Io,
+    ) -> Result<(), ErrorCode> {
+        let at = self.replicas.iter().position(|seat| seat.file == file && !seat.stopped);
+        let at = at.ok_or(ErrorCode::NoLeader)?;
+        let result = self.replicas[at].replica.hand_over(io.now(), target, &mut self.effects);
+        self.carry_out(at, io);
+        result
+    }
+
+    /// Whether the lead of some shard is being given away.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.replicas.iter().any(|seat| !seat.stopped && seat.replica.is_handing_over())
+    }
+
+    /// The process is about to stop: what it leads, others lead first. Turns go on while [`Node::is_handing_over`],
+    /// then comes [`Node::shutdown`].
+    pub fn give_up_lead(&mut self, io: &mut impl Io) {
+        for at in 0..self.replicas.len() {
+            // Where nobody can take over now, the others find out by themselves.
+            let _ = self.hand_over(self.replicas[at].file, None, io);
+        }
+    }
+
+    /// The process stops: the edge says good-bye to its clients.
     pub fn shutdown(&mut self, io: &mut impl Io) {
         if let Some(edge) = &mut self.edge {
             edge.shutdown(io.now(), &mut self.edge_effects);

@@ -249,3 +249,30 @@ fn h57_a_change_that_its_proposer_never_committed_is_undone_or_done_by_the_next_
         assert_agree(&cluster);
     }
 }
+
+#[test]
+fn h05_the_only_voter_does_not_resume_its_view_before_standbys_that_saw_more_of_it() {
+    let mut cluster = ready(1);
+    let id = cluster.join();
+    assert_eq!(cluster.change(&standby(id)), None);
+    publish(&mut cluster, 2);
+    cluster.pass(MOMENT);
+    // Sent, and not written: the standby has an entry that the only voter forgets.
+    cluster.number += 1;
+    let mut bytes = Vec::new();
+    cluster::say(cluster.key(9), "x").encode(&mut bytes).unwrap();
+    cluster.post_request(tigerchat_core::wire::entry::RequestKind::Commands, &bytes);
+    let (from, to, frame) = cluster.wire.pop_front().unwrap();
+    cluster.deliver(from, to, frame);
+    for (from, to, frame) in cluster.collect() {
+        cluster.deliver(from, to, frame);
+    }
+    assert_eq!(cluster.view(1).op, cluster.view(0).op);
+    cluster.crash(0);
+    cluster.start(0);
+    cluster.pass(MOMENT);
+    cluster.number -= 1;
+    publish(&mut cluster, 3);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}

@@ -159,7 +159,7 @@ impl World {
             cluster: CLUSTER,
             edge: EdgeId(9),
             shard: SHARD,
-            replica_count: 1,
+            replicas: vec![ReplicaId(0)],
             tokens: Vec::new(),
             demo: true,
             limits,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -28,6 +29,16 @@ pub enum Command {
     Start(Start),
     /// Runs an edge: WebSocket and HTTP, and the line protocol.
     Edge(Edge),
+    /// Shows the members of a running shard: their roles, and how far each has the log.
+    Members(Shard),
+    /// Adds a new replica to a running shard, that receives the log and counts for nothing.
+    Standby(Join),
+    /// Makes a standby that has caught up a voter.
+    Promote(One),
+    /// Removes a replica for good.
+    Remove(One),
+    /// Puts a new replica in the place of one whose disk is lost.
+    ReplaceReplica(Replace),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
     /// Makes a token for a user, and the line for the edge's tokens file.
@@ -67,6 +78,9 @@ pub struct Format {
     /// Which replica this is, from 0.
     #[arg(long)]
     pub replica: u16,
+    /// The file is for a replica that joins a running shard, with an id above all that it ever had.
+    #[arg(long, conflicts_with_all = ["replicas", "replication_quorum"])]
+    pub standby: bool,
     /// How many replicas the shard has: 1 to 7. One less than half of them may fail, so 3 or 5 are usual.
     #[arg(long, default_value_t = 3)]
     pub replicas: u8,
@@ -83,9 +97,13 @@ pub struct Format {
 pub struct Start {
     /// The replica's data file.
     pub file: PathBuf,
-    /// Addresses of all replicas in order, this one's among them: 127.0.0.1:7001,127.0.0.1:7002,...
-    #[arg(long, value_delimiter = ',', required = true)]
-    pub peers: Vec<SocketAddr>,
+    /// Addresses of all replicas in order, this one's among them: 127.0.0.1:7001,127.0.0.1:7002,... or
+    /// 0=127.0.0.1:7001,3=127.0.0.1:7004,... Those that came later are known from the members.
+    #[arg(long, value_delimiter = ',')]
+    pub peers: Vec<At>,
+    /// Where this replica listens, if that is not among --peers.
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
     /// How the data file is written.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub io: Mode,
@@ -96,9 +114,9 @@ pub struct Edge {
     /// The cluster, 32 hexadecimal digits, as `format` printed it.
     #[arg(long)]
     pub cluster: String,
-    /// Addresses of all replicas in order.
+    /// Addresses of replicas, in order, or with their ids: 0=127.0.0.1:7001,3=127.0.0.1:7004. The others are learnt.
     #[arg(long, value_delimiter = ',', required = true)]
-    pub replicas: Vec<SocketAddr>,
+    pub replicas: Vec<At>,
     /// Where WebSocket and HTTP clients come.
     #[arg(long, default_value = "127.0.0.1:7878")]
     pub listen: SocketAddr,
@@ -111,6 +129,70 @@ pub struct Edge {
     /// The size that the replicas were formatted with.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
+}
+
+/// A replica's address, with its id unless that is its place in the list.
+#[derive(Clone, Debug)]
+pub struct At {
+    pub id: Option<u16>,
+    pub socket: SocketAddr,
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected ADDRESS:PORT or ID=ADDRESS:PORT, found {text:?}");
+        let (id, socket) = text.split_once('=').map_or((None, text), |(id, socket)| (Some(id), socket));
+        let id = id.map(str::parse).transpose().map_err(|_| expected())?;
+        Ok(Self { id, socket: socket.parse().map_err(|_| expected())? })
+    }
+}
+
+/// The same, all with their ids.
+pub fn numbered(replicas: &[At]) -> Vec<At> {
+    (0..).zip(replicas).map(|(place, at)| At { id: at.id.or(Some(place)), socket: at.socket }).collect()
+}
+
+/// A running shard.
+#[derive(Debug, Args)]
+pub struct Shard {
+    /// The cluster, 32 hexadecimal digits, as `format` printed it.
+    #[arg(long)]
+    pub cluster: String,
+    /// Addresses of replicas, in order, or with their ids: 0=127.0.0.1:7001,3=127.0.0.1:7004. The others are learnt.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub replicas: Vec<At>,
+}
+
+#[derive(Debug, Args)]
+pub struct Join {
+    #[command(flatten)]
+    pub shard: Shard,
+    /// The id of the new replica, as its file was formatted.
+    #[arg(long)]
+    pub replica: u16,
+    /// Where it listens.
+    #[arg(long)]
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct One {
+    #[command(flatten)]
+    pub shard: Shard,
+    /// The replica.
+    #[arg(long)]
+    pub replica: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct Replace {
+    /// The replica whose disk is lost.
+    #[arg(long)]
+    pub lost: u16,
+    #[command(flatten)]
+    pub join: Join,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, Timeouts, pool_classes};
 
+use crate::cli::At;
 use crate::clients::Site;
 use crate::disk::{self, Disk, Mode};
 use crate::reactor::{Reactor, Wiring};
@@ -86,7 +87,7 @@ pub fn replica(
     path: &Path,
     mode: Mode,
     listener: TcpListener,
-    peers: &[SocketAddr],
+    peers: &[At],
 ) -> Result<(Reactor, String), String> {
     let (file, direct) = disk::open(path, mode)?;
     let mut zone = vec![0; SUPERBLOCK_ZONE];
@@ -97,7 +98,8 @@ pub fn replica(
     let superblock = Superblock::open(&zone).map_err(fail)?;
     let config = superblock.config.clone();
     let replicas = superblock.members.list().len();
-    if peers.len() != replicas {
+    // Later ones have their addresses in the members.
+    if superblock.members.number == 0 && !superblock.members.is_unknown() && peers.len() != replicas {
         return Err(format!(
             "{}: expected the addresses of all {} replicas of this shard, in order, found {}",
             path.display(),
@@ -115,8 +117,8 @@ pub fn replica(
     }
     let pool = Pool::new(&pool_classes(&config, INCOMING));
     let me = config.replica.0;
-    let known = (0_u16..).zip(peers).filter(|(replica, _)| *replica != me);
-    let known = known.map(|(replica, socket)| (replica_address(replica), *socket, replica > me)).collect();
+    let known = peers.iter().filter_map(|at| Some((at.id?, at.socket))).filter(|(replica, _)| *replica != me);
+    let known = known.map(|(replica, socket)| (replica_address(replica), socket, replica > me)).collect();
     let wiring = Wiring {
         me: replica_address(me),
         listener: Some(listener),
@@ -138,7 +140,8 @@ pub fn replica(
     let disk = Disk::start(file, reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);
     let io = if direct { "direct IO" } else { "buffered IO" };
-    let line = format!("replica {me} of {replicas} in cluster {}, {io}, {}", config.cluster, path.display());
+    let of = if replicas == 0 { "a shard to join".into() } else { replicas.to_string() };
+    let line = format!("replica {me} of {of} in cluster {}, {io}, {}", config.cluster, path.display());
     Ok((reactor, line))
 }
 
@@ -146,7 +149,7 @@ pub fn replica(
 #[derive(Debug)]
 pub struct EdgePlan {
     pub cluster: ClusterId,
-    pub replicas: Vec<SocketAddr>,
+    pub replicas: Vec<At>,
     pub tokens: Vec<TokenEntry>,
     pub demo: bool,
     pub ws: TcpListener,
@@ -162,11 +165,11 @@ pub fn edge(plan: EdgePlan) -> Result<Reactor, String> {
     let EdgePlan { cluster, replicas, tokens, demo, ws, line, site, entry_max, window } = plan;
     let limits = EdgeLimits::for_shard(entry_max, window);
     let edge = EdgeId(u64::from_le_bytes(entropy()) | 1);
-    let replica_count =
-        u8::try_from(replicas.len()).map_err(|_| "a shard has at most 7 replicas".to_string())?;
     let pool = Pool::new(&limits.pool_classes(INCOMING));
-    let known =
-        (0..).zip(&replicas).map(|(replica, socket)| (replica_address(replica), *socket, true)).collect();
+    let replicas: Vec<(u16, SocketAddr)> =
+        replicas.iter().filter_map(|at| Some((at.id?, at.socket))).collect();
+    let known = replicas.iter().map(|(id, socket)| (replica_address(*id), *socket, true)).collect();
+    let replicas = replicas.iter().map(|(id, _)| ReplicaId(*id)).collect();
     let wiring = Wiring {
         me: Address::Edge(edge),
         listener: None,
@@ -180,7 +183,7 @@ pub fn edge(plan: EdgePlan) -> Result<Reactor, String> {
     };
     let mut reactor =
         Reactor::new(wiring, &pool).map_err(|error| format!("the event loop can't start: {error}"))?;
-    let config = EdgeConfig { cluster, edge, shard: SHARD, replica_count, tokens, demo, limits };
+    let config = EdgeConfig { cluster, edge, shard: SHARD, replicas, tokens, demo, limits };
     let now = reactor.now();
     reactor.set_edge(Edge::new(config, pool, entropy(), now));
     Ok(reactor)

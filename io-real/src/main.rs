@@ -1,7 +1,7 @@
 //! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
 //!
 //! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
-//! loop), `disk`, `peers`, `clients` (its three sides), `dev` (a cluster in one process), `inspect`, `bench`.
+//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `bench`.
 
 #![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
 
@@ -12,8 +12,10 @@ mod dev;
 mod disk;
 mod inspect;
 mod launch;
+mod operator;
 mod peers;
 mod reactor;
+mod standing;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,13 +27,14 @@ use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::store::superblock::FORMAT_VERSION;
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId, TenantId};
-use tigerchat_core::vsr::membership::Members;
+use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::entry::Digest;
 
 use crate::cli::{Cli, Command};
 use crate::clients::Site;
 use crate::dev::Dev;
 use crate::launch::EdgePlan;
+use crate::standing::Standing;
 
 /// The demo page, served by `dev` alone.
 const PAGE: &str = include_str!("../page/index.html");
@@ -42,6 +45,18 @@ fn main() -> ExitCode {
         Command::Format(args) => format(&args),
         Command::Start(args) => start(&args),
         Command::Edge(args) => edge(args),
+        Command::Members(args) => operator::members(&args),
+        Command::Standby(args) => join(&args, |id, address| Change::Standby { id, address }),
+        Command::Promote(args) => {
+            operator::change(&args.shard, &Change::Promote { id: ReplicaId(args.replica) })
+        }
+        Command::Remove(args) => {
+            operator::change(&args.shard, &Change::Remove { id: ReplicaId(args.replica) })
+        }
+        Command::ReplaceReplica(args) => {
+            let lost = ReplicaId(args.lost);
+            join(&args.join, |id, address| Change::Replace { lost, id, address })
+        }
         Command::Inspect(args) => inspect::run(&args),
         Command::Token(args) => token(&args),
         Command::Bench(args) => bench::run(&args),
@@ -87,7 +102,24 @@ fn dev(args: &cli::Dev) -> Result<(), String> {
     Ok(())
 }
 
+fn join(args: &cli::Join, change: impl Fn(ReplicaId, Vec<u8>) -> Change) -> Result<(), String> {
+    operator::change(&args.shard, &change(ReplicaId(args.replica), operator::address(args.address)?))
+}
+
 fn format(args: &cli::Format) -> Result<(), String> {
+    let cluster = match args.cluster.as_str() {
+        "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
+        text => parse_cluster(text)?,
+    };
+    let members = if args.standby { Members::unknown() } else { first_members(args)? };
+    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
+    launch::format(&args.file, &config, members)?;
+    let of = if args.standby { "a shard to join".into() } else { args.replicas.to_string() };
+    println!("{}: replica {} of {of} in cluster {cluster}", args.file.display(), args.replica);
+    Ok(())
+}
+
+fn first_members(args: &cli::Format) -> Result<Members, String> {
     if !(1..=7).contains(&args.replicas) || args.replica >= u16::from(args.replicas) {
         return Err(format!(
             "expected 1 to 7 replicas and a replica below that, found replica {} of {}",
@@ -97,18 +129,10 @@ fn format(args: &cli::Format) -> Result<(), String> {
     let quorum = args.replication_quorum.unwrap_or(args.replicas / 2 + 1);
     // One copy would be lost with one disk.
     let durable = quorum > 1 || args.replicas == 1;
-    let members = Members::first(args.replicas, quorum).filter(|_| durable).ok_or_else(|| {
+    Members::first(args.replicas, quorum).filter(|_| durable).ok_or_else(|| {
         let least = args.replicas.min(2);
         format!("expected a replication quorum of {least} to {}, found {quorum}", args.replicas)
-    })?;
-    let cluster = match args.cluster.as_str() {
-        "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
-        text => parse_cluster(text)?,
-    };
-    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
-    launch::format(&args.file, &config, members)?;
-    println!("{}: replica {} of {} in cluster {cluster}", args.file.display(), args.replica, args.replicas);
-    Ok(())
+    })
 }
 
 fn parse_cluster(text: &str) -> Result<ClusterId, String> {
@@ -121,7 +145,8 @@ fn parse_cluster(text: &str) -> Result<ClusterId, String> {
 }
 
 fn start(args: &cli::Start) -> Result<(), String> {
-    args.peers.iter().try_for_each(|peer| launch::must_be_loopback(*peer))?;
+    let peers = cli::numbered(&args.peers);
+    peers.iter().map(|at| at.socket).chain(args.listen).try_for_each(launch::must_be_loopback)?;
     let mut zone = vec![0; tigerchat_core::store::layout::SUPERBLOCK_ZONE];
     let read = std::fs::File::open(&args.file)
         .and_then(|file| std::os::unix::fs::FileExt::read_exact_at(&file, &mut zone, 0));
@@ -130,30 +155,32 @@ fn start(args: &cli::Start) -> Result<(), String> {
     })?;
     let superblock = tigerchat_core::store::superblock::Superblock::open(&zone)
         .map_err(|error| format!("{}: {error}", args.file.display()))?;
-    let me = usize::from(superblock.config.replica.0);
-    let listen = *args.peers.get(me).ok_or_else(|| {
+    let me = superblock.config.replica.0;
+    let among_peers = || peers.iter().find(|at| at.id == Some(me)).map(|at| at.socket);
+    let listen = args.listen.or_else(among_peers).ok_or_else(|| {
         format!(
-            "{}: this is replica {me}, but --peers has only {} addresses",
-            args.file.display(),
-            args.peers.len()
+            "{}: this is replica {me}, but neither --listen nor --peers says where it listens",
+            args.file.display()
         )
     })?;
     let listener = launch::bind(listen, "replicas and edges")?;
-    let (reactor, about) = launch::replica(&args.file, args.io, listener, &args.peers)?;
+    let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     println!("{about}, listening on {listen}");
-    reactor.run(|_| {}).map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
+    let mut standing = Standing::default();
+    let ended = reactor.run(|node| standing.look(node));
+    ended.map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
 }
 
 fn edge(args: cli::Edge) -> Result<(), String> {
-    args.replicas.iter().try_for_each(|replica| launch::must_be_loopback(*replica))?;
+    args.replicas.iter().try_for_each(|at| launch::must_be_loopback(at.socket))?;
     let cluster = parse_cluster(&args.cluster)?;
     let config = launch::shard_config(cluster, ReplicaId(0), args.size);
     let ws = launch::bind(args.listen, "clients")?;
     let line = args.line.map(|line| launch::bind(line, "the line protocol")).transpose()?;
     let plan = EdgePlan {
         cluster,
-        replicas: args.replicas,
+        replicas: cli::numbered(&args.replicas),
         tokens: read_tokens(&args.tokens)?,
         demo: false,
         ws,

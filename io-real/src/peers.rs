@@ -144,6 +144,29 @@ impl Peers {
         })
     }
 
+    pub fn me(&self) -> Address {
+        self.me
+    }
+
+    /// A replica is reached there from now on: those that this process has to dial are dialled.
+    pub fn learn(&mut self, address: Address, socket: SocketAddr, dials: bool) {
+        let due = dials.then(Instant::now);
+        match self.known.iter_mut().find(|known| known.address == address) {
+            Some(known) if known.socket == socket && known.dials == dials => {}
+            Some(known) => (known.socket, known.dials, known.due) = (socket, dials, due),
+            None => {
+                self.known.push(Known { address, socket, dials, due, wait: REDIAL_FIRST, was_up: false });
+            }
+        }
+    }
+
+    /// These are no replicas of ours any more: nobody is dialled who is not in `members`.
+    pub fn keep(&mut self, is_member: impl Fn(Address) -> bool) {
+        for known in self.known.iter_mut().filter(|known| !is_member(known.address)) {
+            (known.dials, known.due) = (false, None);
+        }
+    }
+
     /// Frames that found no link, frames that found a full queue, links closed for what they carried.
     pub fn counters(&self) -> (u64, u64, u64) {
         (self.unroutable, self.dropped, self.refused)

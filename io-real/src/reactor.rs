@@ -17,7 +17,8 @@ use tigerchat_core::io::{
 };
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
-use tigerchat_core::types::{Address, ConnectionId, Instant, Now, UnixNanos};
+use tigerchat_core::types::{Address, ConnectionId, Instant, Now, ShardId, UnixNanos};
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::frame::Frame;
 
 use crate::clients::{self, Clients, Said, Site, Turn};
@@ -34,6 +35,8 @@ const METRICS: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_millis(500);
 /// Clients are given so long to take what was said to them at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long a process that stops may take to give away what it leads.
+const LEAVING: Duration = Duration::from_millis(200);
 
 /// Where a loop listens and whom it knows.
 #[derive(Debug)]
@@ -126,6 +129,26 @@ impl Io for Outside {
         &mut self.clients
     }
 
+    fn members_changed(&mut self, shard: ShardId, members: &Members) {
+        let me = self.peers.me();
+        for member in members.list() {
+            let address = Address::Replica { shard, replica: member.id };
+            let socket = std::str::from_utf8(&member.address).ok().and_then(|text| text.parse().ok());
+            let socket = socket.filter(|socket: &std::net::SocketAddr| socket.ip().is_loopback());
+            let dials = match me {
+                Address::Replica { replica, .. } => member.id > replica,
+                Address::Edge(_) => true,
+            };
+            if let Some(socket) = socket.filter(|_| address != me) {
+                self.peers.learn(address, socket, dials);
+            }
+        }
+        self.peers.keep(|address| match address {
+            Address::Replica { replica, .. } => members.get(replica).is_some(),
+            Address::Edge(_) => true,
+        });
+    }
+
     fn stop(&mut self, _file: FileId, why: Fatal) {
         self.stopped = Some(why);
     }
@@ -186,7 +209,9 @@ impl Reactor {
     /// Runs until told to stop, or until the replica can't go on.
     pub fn run(mut self, mut every_turn: impl FnMut(&Node)) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(1024);
-        while !self.stop.load(Ordering::SeqCst) {
+        let mut leaving: Option<StdInstant> = None;
+        // Told to stop: others lead first, then we go.
+        while leaving.is_none_or(|end| self.node.is_handing_over() && StdInstant::now() < end) {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
@@ -198,6 +223,11 @@ impl Reactor {
             every_turn(&self.node);
             if let Some(why) = self.outside.stopped {
                 return Err(why);
+            }
+            if leaving.is_none() && self.stop.load(Ordering::SeqCst) {
+                leaving = Some(StdInstant::now() + LEAVING);
+                self.node.give_up_lead(&mut self.outside);
+                self.outside.peers.flush(self.poll.registry());
             }
         }
         self.say_goodbye();

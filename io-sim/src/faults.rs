@@ -30,7 +30,7 @@ pub struct Plan {
     /// Narrow links, slow links, connections that are reset.
     pub links: Ppm,
     pub crashes: Ppm,
-    /// Processes struck at points of the protocol: [`crate::aim`].
+    /// Processes struck at points of the protocol: `aim`.
     pub aims: Ppm,
     /// Crashes that lose what was not durable.
     pub power: Ppm,
@@ -44,9 +44,13 @@ pub struct Plan {
     pub clocks: Ppm,
     /// Connections of users break.
     pub connections: Ppm,
+    /// Operators move the lead.
+    pub hand_overs: Ppm,
     pub hostile: Ppm,
     /// After healing, a minority stays broken.
     pub broken: Ppm,
+    /// An operator changes the members.
+    pub members: Ppm,
 }
 
 impl Plan {
@@ -65,8 +69,10 @@ impl Plan {
         outsider: 400_000,
         clocks: 400_000,
         connections: 700_000,
+        hand_overs: 350_000,
         hostile: 300_000,
         broken: 300_000,
+        members: 250_000,
     };
 
     /// Nothing goes wrong.
@@ -84,8 +90,10 @@ impl Plan {
         outsider: 0,
         clocks: 0,
         connections: 0,
+        hand_overs: 0,
         hostile: 0,
         broken: 0,
+        members: 0,
     };
 
     /// Crashes and disks only: recovery, write-ahead log, checkpoints.
@@ -122,6 +130,7 @@ impl Plan {
         links: 700_000,
         pauses: 500_000,
         outsider: 500_000,
+        hand_overs: 300_000,
         ..Self::CALM
     };
 
@@ -167,8 +176,10 @@ impl Plan {
         let outsider = random.chance(self.outsider).then(|| ms(5..=100, &mut random));
         let clocks = random.chance(self.clocks).then(|| Clocks::draw(&mut random));
         let breaks = random.chance(self.connections).then(|| ms(400..=6000, &mut random));
+        let hand_overs = random.chance(self.hand_overs).then(|| ms(100..=2_000, &mut random));
         let hostile = random.chance(self.hostile);
         let broken = random.chance(self.broken);
+        let members = random.chance(self.members).then(|| Changes::draw(&mut random));
         Drawn {
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
@@ -181,6 +192,7 @@ impl Plan {
             ambushes,
             aims,
             depositions,
+            hand_overs,
             slow_disk,
             damage,
             disk_errors,
@@ -194,7 +206,9 @@ impl Plan {
             own_lines: true,
             breaks,
             broken,
+            members,
         }
+        .without_what_changes_exclude()
     }
 }
 
@@ -219,6 +233,8 @@ pub struct Drawn {
     pub aims: Vec<Aim>,
     /// Mean time between depositions (`deposed`).
     pub depositions: Option<Duration>,
+    /// Mean time between hand-overs (`hand_over`).
+    pub hand_overs: Option<Duration>,
     pub slow_disk: Option<SlowDisk>,
     pub damage: Option<Damage>,
     pub disk_errors: Option<DiskErrors>,
@@ -233,6 +249,54 @@ pub struct Drawn {
     pub breaks: Option<Duration>,
     /// A minority stays broken after the healing.
     pub broken: bool,
+    /// An operator changes the members.
+    pub members: Option<Changes>,
+}
+
+impl Drawn {
+    /// How many replicas may be damaged is counted for the members of format: where they change, there are never fewer
+    /// voters then, and disks are not lost as a whole. Which ones stay broken can't be counted beforehand.
+    fn without_what_changes_exclude(mut self) -> Self {
+        let harmed = self.damage.is_some() || self.disk_errors.is_some() || self.full_disk.is_some();
+        if let Some(changes) = &mut self.members {
+            self.broken = false;
+            if harmed {
+                (changes.lost_disk, changes.least_voters) = (0, self.shape.replicas);
+            }
+        }
+        self
+    }
+
+    /// Replicas of this world, those among them that are no members yet.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        let spares = self.members.as_ref().map_or(0, |members| members.spares);
+        usize::from(self.shape.replicas) + usize::from(spares)
+    }
+}
+
+/// What an operator does to the members; see `operator`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Mean time from one request to the next.
+    pub every: Duration,
+    /// Replicas whose files were made to join.
+    pub spares: u8,
+    /// How many requests follow the loss of a disk.
+    pub lost_disk: Ppm,
+    /// Voters below which none is removed.
+    pub least_voters: u8,
+}
+
+impl Changes {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            every: ms(100..=1_500, random),
+            spares: u8::try_from(random.within(1..=5)).expect("at most 5"),
+            lost_disk: ppm_up_to(500_000, random),
+            least_voters: 3,
+        }
+    }
 }
 
 impl Drawn {
@@ -366,7 +430,7 @@ impl SlowDisk {
     }
 }
 
-/// What disks do to what they hold; see the atlas in [`crate::damage`].
+/// What disks do to what they hold; see the atlas in `damage`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// Mean time from one to the next.
@@ -497,7 +561,7 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 17] = [
+        let knobs: [fn(&Drawn) -> bool; 18] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
@@ -514,6 +578,7 @@ mod tests {
             |drawn| drawn.slow_links.is_some(),
             |drawn| drawn.resets.is_some(),
             |drawn| drawn.breaks.is_some(),
+            |drawn| drawn.hand_overs.is_some(),
             |drawn| drawn.work.hostile,
         ];
         for (number, knob) in knobs.iter().enumerate() {

@@ -3,6 +3,7 @@
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::types::{Instant, ReplicaId};
 use tigerchat_core::vsr::load::Load;
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
@@ -30,6 +31,13 @@ pub enum What {
         entry: Digest,
         parent: Digest,
         entry_view: u64,
+        /// The config number in its header.
+        config: u32,
+    },
+    /// A replica acts by these members from now on.
+    Members {
+        replica: ReplicaId,
+        members: Members,
     },
     /// A replica's durable and visible position, after each of its turns in which it changed. Not while it is
     /// `Recovering`: until its disk is read it stands nowhere.

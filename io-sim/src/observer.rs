@@ -62,6 +62,9 @@ impl Watch {
         if now.status == Status::Normal {
             views.insert(now.view);
         }
+        if self.last.is_none_or(|last| last.members != now.members) {
+            tell(What::Members { replica: id, members: replica.members().clone() });
+        }
         let moved = self.last.is_none_or(|last| position(&last) != position(&now));
         if moved {
             let View { incarnation, view, log_view, op, commit, checkpoint, .. } = now;
@@ -71,8 +74,8 @@ impl Watch {
         for op in from + 1..=now.commit {
             // What came with a checkpoint was executed elsewhere.
             let Some((header, entry)) = replica.committed(op) else { continue };
-            let entry_view = header.view.get();
-            tell(What::Executed { replica: id, op, entry, parent: header.parent, entry_view });
+            let (entry_view, config) = (header.view.get(), header.config.get());
+            tell(What::Executed { replica: id, op, entry, parent: header.parent, entry_view, config });
         }
         self.executed = now.commit;
         if now.checkpoint > self.checkpoint {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use tigerchat_core::wire::entry::Digest;
-use tigerchat_core::wire::frame::{FRAME_HEADER, FrameHeader};
+use tigerchat_core::wire::frame::{Command, FRAME_HEADER, FrameHeader};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64, U128};
 
@@ -115,7 +115,7 @@ impl World<'_> {
         self.processes[place].inbox.push(Inbound::Frame { from: place, bytes });
         let acts = self.processes[place].turn(self.now);
         self.processes[place].refused.clear();
-        let wants = acts.iter().any(|act| !matches!(act, Act::Flush));
+        let wants = acts.iter().any(|act| !is_harmless(trick, act));
         if wants || before != self.view_of(place) {
             let what = format!(
                 "{trick:?} at process {place}: {acts:?}, {before:?} became {:?}",
@@ -128,11 +128,20 @@ impl World<'_> {
     }
 }
 
+/// Somebody unknown whose config number differs may be a member of another configuration (H57): who the members are is
+/// told and asked. That is one frame for one.
+fn is_harmless(trick: Trick, act: &Act) -> bool {
+    let members = matches!(act, Act::Send { command: Command::Members, .. });
+    matches!(act, Act::Flush) || (trick == Trick::UnknownMember && members)
+}
+
 /// The frame as the outsider says it; `None` where the trick is none.
 fn forged(trick: Trick, frame: &Bytes, to: Place, role: &Role, random: &mut Random) -> Option<Bytes> {
     let mut bytes = frame.to_vec();
     let header = FrameHeader::mut_from_prefix(&mut bytes).ok()?.0;
     match (trick, role) {
+        // True news of the members are true whoever brings them.
+        (Trick::UnknownMember, _) if header.command() == Command::Members => return None,
         (Trick::OtherReceiver | Trick::Reflection, _) => return Some(frame.clone()),
         (Trick::FlippedBit, _) => {
             // Not in the place of the signature, which means nothing yet; nor in an entry, which has a digest of its own

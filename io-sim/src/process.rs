@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{
     Clients, Clock, CloseCode, DiskError, DiskOp, EdgeEvent, Event, Fatal, FileId, Io, Network, Storage,
     Token, Transport,
@@ -148,6 +149,18 @@ impl Process {
         inbox.clear();
         self.inbox = inbox;
         outside.acts
+    }
+
+    /// Tells the replica to give its lead away. Its effects are as those of a turn.
+    pub fn hand_over(
+        &mut self,
+        now: Instant,
+        target: Option<ReplicaId>,
+    ) -> (Result<(), ErrorCode>, Vec<Act>) {
+        let mut outside = Outside { now: self.skew.read(now), acts: std::mem::take(&mut self.acts) };
+        let node = self.node.as_mut().ok_or(ErrorCode::NoLeader);
+        let result = node.and_then(|node| node.hand_over(FILE, target, &mut outside));
+        (result, outside.acts)
     }
 
     /// Takes back the list that [`Process::turn`] handed out.

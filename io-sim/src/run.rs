@@ -57,7 +57,7 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
             world.run_until(world.now.after(LOOK));
         }
     }
-    let end = (quiet && !world.stopped).then(|| world.end(&world.core));
+    let end = (quiet && !world.stopped).then(|| world.end(&world.core_members()));
     let virtual_time = world.now.since(Instant(0));
     world.close();
     RunReport {

@@ -203,6 +203,11 @@ impl Stage<'_> {
             ["crash", who, point @ ..] => self.crash(who, false, point),
             ["power-cut", who, point @ ..] => self.crash(who, true, point),
             ["restart", who] => self.restart(who),
+            ["hand-over", who] => {
+                let place = self.place(who)?;
+                let refused = self.world.hand_over(Some(place)).err();
+                Ok(refused.map_or_else(String::new, |error| format!("refused: {}\n", error.entry().name)))
+            }
             ["isolate", who] => {
                 let place = self.place(who)?;
                 self.world.network.set_isolated(place, true);

@@ -42,6 +42,10 @@ pub enum Trouble {
     Redeem(Instant),
     /// The outsider says something.
     Intrusion,
+    /// The operator looks after the members.
+    Operate,
+    /// An operator moves the lead.
+    HandOver,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -82,7 +86,7 @@ impl World<'_> {
     }
 
     /// What comes by itself, and how long after the one before in the mean, if it was drawn.
-    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 12] {
+    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 14] {
         [
             (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
@@ -95,7 +99,9 @@ impl World<'_> {
             (self.drawn.crashes.as_ref().and(self.drawn.ambushes), Trouble::Ambush),
             (self.drawn.depositions, Trouble::Depose),
             (self.drawn.outsider, Trouble::Intrusion),
+            (self.drawn.hand_overs, Trouble::HandOver),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
+            (self.drawn.members.as_ref().map(|knob| knob.every), Trouble::Operate),
         ]
     }
 
@@ -151,6 +157,8 @@ impl World<'_> {
             Trouble::Depose => self.depose(),
             Trouble::Redeem(since) => self.redeem(since),
             Trouble::Intrusion => self.intrude(),
+            Trouble::Operate => self.operate(),
+            Trouble::HandOver => self.some_hand_over(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }
@@ -301,8 +309,8 @@ impl World<'_> {
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         let replicas = self.replicas();
-        let quorum = replicas - usize::from(self.drawn.shape.quorums().tolerated());
-        let mut healthy: Vec<Place> = (0..replicas).collect();
+        let quorum = usize::from(self.drawn.shape.replicas - self.drawn.shape.quorums().tolerated());
+        let mut healthy: Vec<Place> = (0..replicas).filter(|place| !self.lost.contains(place)).collect();
         if self.drawn.broken {
             // Where disks are damaged, the others are needed.
             let victims = self.drawn.damage.as_ref().map(|damage| damage.victims.clone());

@@ -117,6 +117,8 @@ pub struct World<'a> {
     /// Faults have ended for these processes, for good.
     pub(crate) core: BTreeSet<Place>,
     pub(crate) healed: bool,
+    /// Replicas whose disks are gone.
+    pub(crate) lost: BTreeSet<Place>,
     pub crashes: u64,
     /// Aims that have not struck, and how often each did.
     pub(crate) aims: Vec<Aim>,
@@ -159,7 +161,7 @@ impl<'a> World<'a> {
     pub fn new(drawn: Drawn, seed: u64, observer: &'a mut Observer<'a>) -> Self {
         let config = shard_config(&drawn.shape);
         let mut random = Random::new(seed, "world", 0);
-        let replicas = usize::from(drawn.shape.replicas);
+        let replicas = drawn.replicas();
         let places = replicas + usize::from(drawn.shape.edges);
         let processes = (0..places)
             .map(|place| {
@@ -182,6 +184,7 @@ impl<'a> World<'a> {
             random,
             core: BTreeSet::new(),
             healed: false,
+            lost: BTreeSet::new(),
             crashes: 0,
             struck: Struck::default(),
             marks: Marks::default(),
@@ -250,7 +253,7 @@ impl<'a> World<'a> {
 
     #[must_use]
     pub fn replicas(&self) -> usize {
-        usize::from(self.drawn.shape.replicas)
+        self.drawn.replicas()
     }
 
     #[must_use]
@@ -271,8 +274,10 @@ impl<'a> World<'a> {
     /// Whether the healed replicas stand at the same op.
     #[must_use]
     pub fn has_converged(&self) -> bool {
-        let mut commits =
-            self.core.iter().map(|place| self.view_of(*place).map(|view| (view.op, view.commit)));
+        let mut commits = self
+            .core_members()
+            .into_iter()
+            .map(|place| self.view_of(place).map(|view| (view.op, view.commit)));
         let first = commits.next().flatten();
         first.is_some_and(|(op, commit)| op == commit) && commits.all(|other| other == first)
     }
@@ -430,7 +435,7 @@ impl<'a> World<'a> {
         self.after_turn(place, acts);
     }
 
-    fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
+    pub(crate) fn after_turn(&mut self, place: Place, acts: Vec<Act>) {
         let became = self.watch(place);
         became.iter().for_each(|point| self.meet(place, *point, Side::Before));
         self.carry_out(place, acts);
@@ -571,7 +576,7 @@ impl<'a> World<'a> {
     /// A replica gives up: after a flush that failed, or alone with a damaged disk.
     fn stop(&mut self, place: Place, why: Fatal) {
         let sound = self.healed && self.core.contains(&place);
-        let expected = why == Fatal::FsyncFailed && !sound;
+        let expected = why == Fatal::Removed || (why == Fatal::FsyncFailed && !sound);
         assert!(expected, "replica {place} stopped: {why:?}");
         // What was not flushed may be there or not.
         self.set_trap(place, TrapAt::Effects(0), true);
@@ -594,6 +599,9 @@ impl<'a> World<'a> {
 
     /// Starts a process that is down.
     pub fn start(&mut self, place: Place) {
+        if self.lost.contains(&place) {
+            return;
+        }
         let now = self.processes[place].skew.read(self.now);
         let seed: [u8; 32] = self.random.bytes();
         let edge = EdgeId(self.random.u64() | 1);
@@ -699,7 +707,8 @@ fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew
     let random = Random::new(seed, "disk", place as u64);
     let mut disk = Disk::new(config.layout.file_size(), drawn.disk.clone(), random);
     let quorums = drawn.shape.quorums();
-    let members = Members::first(quorums.replicas, quorums.replication).expect("only safe quorums are drawn");
+    let first = Members::first(quorums.replicas, quorums.replication).expect("only safe quorums are drawn");
+    let members = if first.get(id).is_some() { first } else { Members::unknown() };
     disk.format(&Superblock::format(config.clone(), members).zone());
     disk.faults = drawn.disk_errors.clone().map(|errors| {
         let victim = drawn
@@ -751,7 +760,7 @@ fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
         cluster: CLUSTER,
         edge,
         shard: SHARD,
-        replica_count: shape.replicas,
+        replicas: (0..u16::from(shape.replicas)).map(ReplicaId).collect(),
         tokens: Vec::new(),
         demo: true,
         limits,

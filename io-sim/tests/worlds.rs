@@ -33,6 +33,14 @@ fn every_plan_ends_in_quiet_and_with_all_buffers_home() {
     }
 }
 
+/// Views change when something is wrong, and nothing is (H17, H18, H19).
+#[test]
+fn calm_worlds_stay_in_their_first_view() {
+    for seed in 0..30 {
+        assert_eq!(ran(&Plan::CALM, seed).view_changes, 0, "seed {seed}");
+    }
+}
+
 #[test]
 fn an_outsider_is_heard_and_changes_nothing() {
     let reports: Vec<RunReport> = (0..8).map(|seed| ran(&Plan::NETWORK, seed)).collect();

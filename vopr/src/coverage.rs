@@ -14,10 +14,7 @@ pub const FATES: [&str; 8] =
 /// wrong.
 pub const NEVER_SENT: &[(Command, &str)] = &[
     (Command::RequestReply, "a reply that was lost comes again when the request does"),
-    (Command::HandOver, "no operator moves the lead"),
     (Command::Signal, "signals need no frame yet"),
-    (Command::Reconfigure, "no operator changes members"),
-    (Command::Members, "no operator changes members"),
 ];
 
 /// Messages that are said in few worlds only: their faults are judged from so many seeds on.

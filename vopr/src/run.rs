@@ -94,7 +94,7 @@ pub fn tell_recipe(
 
 /// One run under all checkers; the message of a panic when there was one.
 fn attempt(recipe: &Recipe, listener: &mut Listener<'_>, watch: Option<Tell<'_>>) -> Result<Attempt, String> {
-    let setup = Setup { quorum: usize::from(recipe.drawn().shape.replication_quorum), tenant: TENANT };
+    let setup = Setup { tenant: TENANT };
     // Nothing that the closure touches is looked at after a panic but what the listener keeps, which is text.
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
@@ -129,7 +129,7 @@ pub fn play_scenario(
     listener: &mut Listener<'_>,
     watch: Option<Tell<'_>>,
 ) -> Result<Played, String> {
-    let setup = Setup { quorum: asked_for(text, "replicas=", 3) / 2 + 1, tenant: TENANT };
+    let setup = Setup { tenant: TENANT };
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);
         let mut verdict = Ok(());

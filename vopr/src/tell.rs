@@ -19,6 +19,7 @@ fn seconds(seen: &Observation) -> f64 {
 pub fn told(what: &What) -> String {
     match what {
         What::Executed { .. }
+        | What::Members { .. }
         | What::Position { .. }
         | What::Checkpointed { .. }
         | What::Crashed { .. }
@@ -38,6 +39,12 @@ fn of_replica(what: &What) -> String {
     match what {
         What::Executed { replica, op, entry, entry_view, .. } => {
             format!("replica {} executed op {op} (made in view {entry_view}): {entry:?}", replica.0)
+        }
+        What::Members { replica, members } => {
+            let ids = |ids: Vec<u16>| ids.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
+            let voters = ids(members.voters().map(|id| id.0).collect());
+            let all = ids(members.ids().map(|id| id.0).collect());
+            format!("replica {} acts by members {}: voters {voters} of {all}", replica.0, members.number)
         }
         What::Position { replica, incarnation, view, log_view, op, commit, checkpoint } => format!(
             "replica {} stands at view {view} (log {log_view}), op {op}, commit {commit}, checkpoint {checkpoint}, \

@@ -52,7 +52,7 @@ pub struct EdgeConfig {
     pub edge: EdgeId,
     pub shard: ShardId,
     /// How many replicas the shard has: `Address::Replica { shard, replica: 0.. }`.
-    pub replica_count: u8,
+    pub replicas: Vec<ReplicaId>,
     /// Who may come in: static tokens, compared in constant time.
     pub tokens: Vec<TokenEntry>,
     /// `dev`: a token `demo:NAME` is let in as NAME, and a line client without a login as a guest.
@@ -343,7 +343,7 @@ impl Edge {
                 Answered::Registered => self.report_presence(),
                 Answered::Reply { waiters, since } => self.answered(frame, waiters, since, effects),
             },
-            Command::PongClient => self.session.on_pong_client(frame),
+            Command::PongClient => self.session.on_pong_client(frame, self.now.mono, effects),
             Command::Eviction => self.session.on_eviction(frame),
             Command::Committed => match self.feed.on_committed(frame, self.now.mono) {
                 Step::Take => self.on_events(frame.body(), header.op.get(), effects),

@@ -111,7 +111,7 @@ impl Session {
             cluster: config.cluster,
             shard: config.shard,
             edge: config.edge,
-            replicas: (0..u16::from(config.replica_count.max(1))).map(ReplicaId).collect(),
+            replicas: config.replicas.clone(),
             members: 0,
             window,
             request_max: config.limits.request as usize,
@@ -251,13 +251,18 @@ impl Session {
         self.spare.push(waiters);
     }
 
-    pub(super) fn on_pong_client(&mut self, frame: &Frame) {
+    pub(super) fn on_pong_client(&mut self, frame: &Frame, now: Instant, effects: &mut EdgeEffects) {
         let view = frame.header.view.get();
         let normal = frame.header.flags.get() & 1 == 1;
         let Ok(primary) = u16::try_from(frame.header.a.get()) else { return };
         if normal && view >= self.view && self.replicas.contains(&ReplicaId(primary)) {
-            self.searching |= self.primary != ReplicaId(primary);
+            let other = self.primary != ReplicaId(primary);
+            self.searching |= other;
             (self.view, self.primary) = (view, ReplicaId(primary));
+            if other && self.session != 0 && frame.header.from() == Some(self.address(self.primary)) {
+                // It says so itself: what is unanswered need not wait for its time.
+                self.send_again(now, effects);
+            }
         }
     }
 
@@ -326,11 +331,15 @@ impl Session {
         }
         let patience = if self.searching { SEARCH } else { RESEND };
         if self.sent.front().is_some_and(|request| now.since(request.sent) >= patience) {
-            for at in 0..self.sent.len() {
-                self.sent[at].sent = now;
-                effects.push(self.send(&self.sent[at]));
-            }
+            self.send_again(now, effects);
             self.ping(effects);
+        }
+    }
+
+    fn send_again(&mut self, now: Instant, effects: &mut EdgeEffects) {
+        for at in 0..self.sent.len() {
+            self.sent[at].sent = now;
+            effects.push(self.send(&self.sent[at]));
         }
     }
 

@@ -53,6 +53,7 @@ impl<M: Machine> Replica<M> {
             }
         }
         self.reconfiguration.note_executed(header.view.get(), header.config.get());
+        self.fitness.executed = self.now.mono;
         self.executed = header;
         self.executed_digest = self.journal.digest(op).expect("linked");
         self.forget_in_flight(op);

@@ -218,8 +218,8 @@ impl Members {
         }
     }
 
-    /// Reads what [`Self::encode`] wrote. What could not be a shard's members is malformed.
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    /// Reads what `encode` wrote. What could not be a shard's members is malformed.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (number, highest) = (reader.u32()?, ReplicaId(reader.u16()?));
         let (replication, view_change, count) = (reader.u8()?, reader.u8()?, reader.u8()?);
         if usize::from(count) > MEMBERS_MAX {
@@ -346,16 +346,6 @@ impl<T: Clone> ByMember<T> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ReplicaId, &T)> {
         self.0.iter().map(|(id, value)| (*id, value))
-    }
-}
-
-impl<T: Clone + Ord> ByMember<T> {
-    pub(super) fn raise(&mut self, id: ReplicaId, value: T) {
-        if let Some(old) = self.get_mut(id)
-            && *old < value
-        {
-            *old = value;
-        }
     }
 }
 

@@ -3,13 +3,18 @@
 //! `docs/invariants.md`.
 //!
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
-//! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `repair`, `checkpoint`,
+//! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `abdication`, `hand_over`, `clock`,
+//! `detector` (timeouts from what was measured), `repair`, `checkpoint`,
 //! `sync` (state transfer), `recovery` (opening), `reconfigure` (members). Leaves without a replica: `journal`, `membership`, `quorum`,
 //! `sessions`, `timers`, `superblock` (the writer). `load` tells how full the queues are, `marks` tells the swarm which rare branches were reached, `waits` tells a person what a replica waits for.
 
+pub mod abdication;
 mod checkpoint;
+pub mod clock;
 mod commit;
+mod detector;
 mod feed;
+pub mod hand_over;
 mod journal;
 pub mod load;
 pub mod machine;

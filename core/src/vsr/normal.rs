@@ -167,9 +167,13 @@ impl<M: Machine> Replica<M> {
         waiting.chain(in_flight).max()
     }
 
+    fn admits_entries(&self) -> bool {
+        !self.is_between_members() && self.hand_over.is_none() && self.time_is_known()
+    }
+
     /// Primary: makes entries of what waits, as far as the pipeline and the log have room.
     pub(super) fn build_entries(&mut self, effects: &mut Effects) {
-        while !self.queue.is_empty() && !self.is_between_members() {
+        while !self.queue.is_empty() && self.admits_entries() {
             let flying = self.journal.head - self.commit_max;
             let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
             let wanted = flying < EAGER || full_batch;
@@ -191,7 +195,7 @@ impl<M: Machine> Replica<M> {
     /// follow (dead, hung, its disk full) slows nobody down.
     fn pipeline_allowed(&self) -> u64 {
         let (now, slots) = (self.now.mono, self.journal.slots());
-        let follows = |acked: &&Acked| acked.op > 0 && now.since(acked.at) < self.timeouts.resend * 2;
+        let follows = |acked: &&Acked| acked.op > 0 && now.since(acked.at) < self.resend_after() * 2;
         let followers = self.acked.iter().filter(|(id, _)| *id != self.me).map(|(_, acked)| acked);
         let lag = followers.filter(follows).map(|acked| self.journal.head.saturating_sub(acked.op)).max();
         match lag.unwrap_or(0) {
@@ -243,16 +247,16 @@ impl<M: Machine> Replica<M> {
         true
     }
 
-    fn next_header(&self, body: &[u8]) -> EntryHeader {
-        let head = self.journal.header(self.journal.head).expect("the head is known");
-        let mut header = *head;
+    fn next_header(&mut self, body: &[u8]) -> EntryHeader {
+        let head = *self.journal.header(self.journal.head).expect("the head is known");
+        let mut header = head;
         header.parent = self.journal.digest(self.journal.head).expect("the head is known");
         header.body = Digest::of(body);
         header.view = self.view.into();
         header.op = (self.journal.head + 1).into();
         // Command i of an op happens at its timestamp plus i, and an op has less commands than bytes.
         let earliest = head.timestamp.get() + u64::from(head.size.get());
-        header.timestamp = self.now.wall.0.max(earliest).into();
+        header.timestamp = self.timestamp(earliest).into();
         header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("bounded by the slot").into();
         header.config = self.members.number.into();
         header.release = RELEASE.into();
@@ -267,11 +271,12 @@ impl<M: Machine> Replica<M> {
             self.progress = self.now.mono;
         }
         self.journal.append(header, digest);
+        self.detector.note_prepared(op, self.now.mono);
         self.journal.get_mut(op).expect("just appended").entry = Some(entry);
         let frame = self.prepare_frame(op, 0).expect("just appended");
         self.broadcast(&frame, effects);
         self.write_entry(op, effects);
-        self.timers.hasten(Timer::Resend, self.in_a(self.timeouts.resend));
+        self.timers.hasten(Timer::Resend, self.in_a(self.resend_after()));
         self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
     }
 
@@ -391,6 +396,8 @@ impl<M: Machine> Replica<M> {
         let now = self.now.mono;
         if let Some(acked) = self.acked.get_mut(replica).filter(|acked| acked.op < op) {
             *acked = Acked { op, at: now };
+            self.detector.note_acked(replica, op, now);
+            self.detector.note_answered(replica, now);
         }
     }
 
@@ -458,6 +465,7 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Unlinked);
         }
         self.journal.append(header, digest);
+        self.clock.note(header.timestamp.get(), self.now.mono);
         self.journal.get_mut(op).expect("just appended").entry = Some(entry);
         self.write_entry(op, effects);
         self.unwritten |= self.journal.get(op).is_some_and(|slot| slot.writing != Some(digest));
@@ -541,8 +549,8 @@ impl<M: Machine> Replica<M> {
             return;
         }
         self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
-        if self.should_abdicate() {
-            return self.ask_view_change(self.view + 1, effects);
+        if !self.consider_abdicating(effects) {
+            return;
         }
         self.ask_round_again(effects);
         self.say_heartbeat(effects);
@@ -570,7 +578,7 @@ impl<M: Machine> Replica<M> {
                 }
             }
         }
-        self.timers.set(Timer::Resend, self.in_a(self.timeouts.resend));
+        self.timers.set(Timer::Resend, self.in_a(self.resend_after()));
     }
 
     /// A frame of our view: perhaps a sign of life of its primary, and what is known to be committed (H07: of our
@@ -651,6 +659,18 @@ impl<M: Machine> Replica<M> {
             effects.extend(told.map(|frame| Effect::Send { to: Address::Edge(edge), frame }));
         }
         self.send_pong_client(edge, frame, effects);
+    }
+
+    /// A new primary that has executed what earlier views left tells the edges, which need not search for it.
+    pub(super) fn announce(&mut self, effects: &mut Effects) {
+        if self.announced || self.commit_min() < self.view_start {
+            return;
+        }
+        self.announced = true;
+        for at in 0..self.heard.len() {
+            let ping = self.frame(Command::PingClient);
+            self.send_pong_client(EdgeId(self.heard[at].0), &ping, effects);
+        }
     }
 
     pub(super) fn send_pong_client(&mut self, edge: EdgeId, to: &Frame, effects: &mut Effects) {

@@ -112,7 +112,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// From its request to the moment when this replica acts by the new members.
-    pub(super) fn is_changing(&self) -> bool {
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
         let waits = |pending: &Pending| matches!(pending, Pending::Reconfigure { body } if !body.is_empty());
         self.is_between_members() || self.queue.iter().any(waits)
     }
@@ -128,12 +129,9 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Whether a replica's log is durable nearly to the head, and it acts by our members.
-    fn follows(&self, id: ReplicaId) -> bool {
+    pub(super) fn follows(&self, id: ReplicaId) -> bool {
         let near = self.commit_max.saturating_sub(u64::from(self.config.pipeline));
-        let heard = self
-            .peer_heard
-            .get(id)
-            .is_some_and(|at| self.now.mono.since(*at) < self.timeouts.primary_silent * 2);
+        let heard = self.peer_heard.get(id).is_some_and(|at| self.now.mono.since(*at) < self.peer_patience());
         id == self.me || (heard && self.acked.get(id).is_some_and(|acked| acked.op >= near && acked.op > 0))
     }
 
@@ -209,6 +207,8 @@ impl<M: Machine> Replica<M> {
         self.acked.reshape(self.members.ids());
         self.peer_heard.reshape(self.members.ids());
         self.reads.reshape(&self.members);
+        self.clock.reshape(&self.members);
+        self.detector.reshape(&self.members);
         self.view_change.restart(&self.members);
         match self.status {
             Status::Recovering => self.finish_recovery(effects),

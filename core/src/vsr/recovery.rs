@@ -255,7 +255,7 @@ impl<M: Machine> Replica<M> {
         self.commit_max = self.superblock.durable().commit.max(self.commit_min()).min(self.journal.head);
         self.durable_op = self.journal.base;
         if !certain {
-            if self.is_alone() {
+            if self.is_only_voter() {
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
             }
             self.status = Status::RecoveringHead;
@@ -380,7 +380,8 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Takes part again, as what the superblock says; never as the primary that it was (H05).
+    /// Takes part again, as what the superblock says; never as the primary that it was (H05), unless nobody else can
+    /// have what it had sent and not written. (Found by the simulator: standbys can.)
     pub(super) fn begin(&mut self, effects: &mut Effects) {
         if self.members.get(self.me).is_none() {
             return effects.push(Effect::Stop(Fatal::Removed));
@@ -403,6 +404,8 @@ impl<M: Machine> Replica<M> {
             self.ask_view_change(self.view + 1, effects);
             self.look_for_primary(effects);
         }
+        // Where everybody stands and what time it is, as early as can be.
+        self.on_ping_timer(effects);
     }
 
     /// Offline: executes the log to its head, whether or not all of it is known to be committed.

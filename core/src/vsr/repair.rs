@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use rand_chacha::rand_core::Rng;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::abdication::Abdication;
 use super::journal::SlotState;
 use super::machine::Machine;
 use super::marks::Mark;
@@ -115,7 +116,7 @@ impl<M: Machine> Replica<M> {
             self.ask_for_entries(first, effects) || self.ask_beyond(effects)
         };
         if asked {
-            let after = self.jittered(self.timeouts.resend);
+            let after = self.jittered(self.resend_after());
             self.timers.set(Timer::Repair, self.in_a(after));
         } else {
             self.timers.clear(Timer::Repair);
@@ -346,8 +347,12 @@ impl<M: Machine> Replica<M> {
             return;
         }
         let mut frame = self.position_frame(Command::Ping);
-        frame.header.nonce = u128::from(self.random.next_u64()).into();
+        frame.header.nonce = self.time_question().into();
         self.broadcast(&frame, effects);
+        if self.is_primary() {
+            // While there is work, no heartbeat is due.
+            self.consider_abdicating(effects);
+        }
     }
 
     /// What the disk refused is written again, at a pace that a broken disk can stand.
@@ -373,12 +378,18 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_ping(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
-        self.send_pong(from, frame.header.nonce.get(), effects);
+        self.send_pong(from, self.time_answer(frame.header.nonce.get()), effects);
         self.look_at_position(from, frame, effects);
     }
 
     pub(super) fn on_pong(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
         self.confirm_round(from, frame);
+        if let Some(asked) = self.note_answer(from, frame) {
+            self.detector.note_trip(from, asked, self.now.mono);
+            if self.now.mono.since(asked) < self.peer_patience() {
+                self.detector.note_answered(from, self.now.mono);
+            }
+        }
         self.look_at_position(from, frame, effects);
     }
 
@@ -409,12 +420,12 @@ impl<M: Machine> Replica<M> {
         } else if self.is_primary() && self.view_change.asked() <= self.view {
             self.mark(Mark::PrimaryBehind);
             // Who can't execute what is committed can't lead (H20, H34).
-            self.ask_view_change(self.view + 1, effects);
+            self.abdicate(Abdication::Behind, effects);
         }
     }
 
     /// The first op that this replica needs and has no entry of.
-    fn first_missing(&self) -> u64 {
+    pub(super) fn first_missing(&self) -> u64 {
         let first = self.commit_min() + 1;
         if self.journal.low > first {
             return first;

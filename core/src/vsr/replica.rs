@@ -12,8 +12,12 @@ use core::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
+use super::abdication::Fitness;
 use super::checkpoint::Checkpointing;
+use super::clock::Clock;
+use super::detector::Detector;
 use super::feed::Feed;
+use super::hand_over::{HandOver, HandOvers};
 use super::journal::Journal;
 use super::machine::Machine;
 use super::marks::{Mark, Marks};
@@ -38,6 +42,15 @@ use crate::types::{Address, EdgeId, Instant, Now, ReplicaId};
 use crate::wire::entry::{Digest, EntryHeader};
 use crate::wire::frame::{Command, Frame, FrameHeader};
 
+/// A timeout that follows what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adaptive {
+    /// Until something was measured.
+    pub first: Duration,
+    pub least: Duration,
+    pub most: Duration,
+}
+
 /// What may differ from start to start. Bounds of failure detection; safety depends on none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -45,13 +58,15 @@ pub struct Timeouts {
     pub heartbeat: Duration,
     /// Silence of the primary after which a backup asks for a view change. Up to half as much again is added at
     /// random, so that two backups do not duel (H17).
-    pub primary_silent: Duration,
+    pub primary_silent: Adaptive,
     /// The same after the primary's connection was reset and reconnecting was refused.
     pub primary_reset: Duration,
     /// How long a view change may take before the next view is asked for.
-    pub view_change: Duration,
+    pub view_change: Adaptive,
     /// Unacknowledged prepares and unanswered repair requests are sent again after this.
-    pub resend: Duration,
+    pub resend: Adaptive,
+    /// A primary whose oldest entry finds no quorum for so long asks for another one.
+    pub no_progress: Duration,
     /// Views and checkpoints are exchanged this often.
     pub ping: Duration,
     /// A session whose edge was silent for so long is ended.
@@ -60,12 +75,18 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
+        let adaptive = |first, least, most| Adaptive {
+            first: Duration::from_millis(first),
+            least: Duration::from_millis(least),
+            most: Duration::from_millis(most),
+        };
         Self {
             heartbeat: Duration::from_millis(20),
-            primary_silent: Duration::from_millis(150),
+            primary_silent: adaptive(150, 100, 600),
             primary_reset: Duration::from_millis(5),
-            view_change: Duration::from_millis(200),
-            resend: Duration::from_millis(40),
+            view_change: adaptive(200, 150, 1_000),
+            resend: adaptive(40, 20, 200),
+            no_progress: Duration::from_millis(750),
             ping: Duration::from_millis(100),
             session_lease: Duration::from_secs(5),
         }
@@ -130,8 +151,12 @@ pub struct View {
     pub checkpoint: u64,
     pub checkpoint_digest: Digest,
     pub incarnation: u64,
+    /// The config number of the members by whom it acts.
+    pub members: u32,
     /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
     pub state_lost: bool,
+    /// Enough wall clocks agree. If not, timestamps go on from the last one, and somebody should look at the clocks.
+    pub clocks_agree: bool,
 }
 
 /// Where the time of the entries that a primary made went, in nanoseconds, summed.
@@ -209,10 +234,19 @@ pub struct Replica<M> {
     pub(super) heard: Vec<(u64, Instant)>,
     /// Backup: when the primary of this view was last heard, and prepares that came before their turn.
     pub(super) primary_heard: Instant,
-    /// How long its silence is borne in this view: drawn anew for each.
-    pub(super) silence: Duration,
+    /// How much longer its silence is borne in this view than need be, in 1024ths: drawn anew for each, so that two
+    /// backups do not duel (H17).
+    pub(super) leniency: u32,
     /// When each peer was last heard.
     pub(super) peer_heard: ByMember<Instant>,
+    pub(super) clock: Clock,
+    pub(super) detector: Detector,
+    pub(super) fitness: Fitness,
+    /// Primary: one that is under way.
+    pub(super) hand_over: Option<HandOver>,
+    pub(super) hand_overs: HandOvers,
+    /// Primary: the edges were told that this view is ours.
+    pub(super) announced: bool,
     pub(super) early: Vec<Message>,
 
     pub(super) view_change: ViewChange,
@@ -271,8 +305,14 @@ impl<M: Machine> Replica<M> {
             births: VecDeque::with_capacity(super::PIPELINE_MAX),
             heard: Vec::with_capacity(usize::from(config.sessions)),
             primary_heard: Instant::default(),
-            silence: timeouts.primary_silent,
+            leniency: 0,
             peer_heard: ByMember::new(members.ids(), &Instant::default()),
+            clock: Clock::new(&members),
+            detector: Detector::new(&members),
+            fitness: Fitness::default(),
+            hand_over: None,
+            hand_overs: HandOvers::default(),
+            announced: false,
             early: Vec::with_capacity(usize::from(config.pipeline)),
             view_change: ViewChange::new(&members),
             repair: Repair::default(),
@@ -326,6 +366,8 @@ impl<M: Machine> Replica<M> {
         if self.is_primary() {
             self.build_entries(effects);
             self.commit_what_can(effects);
+            self.hand_over_turn(effects);
+            self.announce(effects);
         }
         self.reads_turn(effects);
         self.repair_turn(effects);
@@ -348,6 +390,7 @@ impl<M: Machine> Replica<M> {
             Timer::Repair => self.on_repair_timer(effects),
             Timer::Ping => self.on_ping_timer(effects),
             Timer::Lease => self.on_lease_timer(),
+            Timer::HandOver => self.on_hand_over_timer(),
         }
     }
 
@@ -366,11 +409,15 @@ impl<M: Machine> Replica<M> {
                 if self.status == Status::Recovering && !self.waits_for_members() {
                     return self.ignore(Ignored::NotNow);
                 }
+                if replica == self.me {
+                    return self.ignore(Ignored::Stranger);
+                }
+                // Also of one that we don't know: it may be a member of an older configuration, or of a newer one.
                 let same = self.compare_members(replica, header.config.get(), effects);
                 if header.command() == Command::Members {
                     return self.on_members(&frame);
                 }
-                if replica == self.me || self.peer_heard.get(replica).is_none() {
+                if self.peer_heard.get(replica).is_none() {
                     return self.ignore(Ignored::Stranger);
                 }
                 if !same && is_vote(header.command()) {
@@ -392,6 +439,7 @@ impl<M: Machine> Replica<M> {
             Command::Follow => self.on_follow(edge, frame, effects),
             Command::Query => self.on_query(edge, frame, effects),
             Command::Reconfigure => self.on_reconfigure(edge, frame, effects),
+            Command::HandOver => self.on_hand_over_request(edge, frame, effects),
             _ => self.ignore(Ignored::NotNow),
         }
     }
@@ -412,6 +460,7 @@ impl<M: Machine> Replica<M> {
             Command::RequestPrepare => self.on_request_prepare(from, &frame, effects),
             Command::RequestBlocks => self.on_request_blocks(from, &frame, effects),
             Command::Block => self.on_block(from, &frame, effects),
+            Command::HandOver => self.on_hand_over(from, &frame, effects),
             _ => self.ignore(Ignored::NotNow),
         }
     }
@@ -481,7 +530,9 @@ impl<M: Machine> Replica<M> {
             checkpoint: checkpoint.op(),
             checkpoint_digest: checkpoint.digest,
             incarnation: self.incarnation(),
+            members: self.members.number,
             state_lost: self.state_lost,
+            clocks_agree: self.clocks_agree(),
         }
     }
 
@@ -540,8 +591,13 @@ impl<M: Machine> Replica<M> {
         self.executed.op.get()
     }
 
-    /// Whether this replica decides alone.
+    /// Whether there is nobody else, not even a standby.
     pub(super) fn is_alone(&self) -> bool {
+        self.members.list().len() == 1
+    }
+
+    /// Whether nobody else votes.
+    pub(super) fn is_only_voter(&self) -> bool {
         self.members.quorums().replicas == 1 && self.members.is_voter(self.me)
     }
 
@@ -615,7 +671,11 @@ impl<M: Machine> Replica<M> {
 fn is_vote(command: Command) -> bool {
     matches!(
         command,
-        Command::PrepareOk | Command::StartViewChange | Command::DoViewChange | Command::StartView
+        Command::PrepareOk
+            | Command::StartViewChange
+            | Command::DoViewChange
+            | Command::StartView
+            | Command::HandOver
     )
 }
 

@@ -78,7 +78,7 @@ impl<M: Machine> Replica<M> {
         frame.header.op = sync.op.into();
         frame.header.a = (received / self.chunk_bytes() as u64).into();
         self.send(sync.from, frame, effects);
-        let after = self.jittered(self.timeouts.resend);
+        let after = self.jittered(self.resend_after());
         self.timers.set(Timer::Repair, self.in_a(after));
     }
 
@@ -285,7 +285,7 @@ impl<M: Machine> Replica<M> {
             sync.restart();
             sync.resuming = false;
         }
-        let again = self.jittered(self.timeouts.resend);
+        let again = self.jittered(self.resend_after());
         self.timers.set(Timer::Repair, self.in_a(again));
     }
 

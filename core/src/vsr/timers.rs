@@ -20,9 +20,11 @@ pub enum Timer {
     Ping,
     /// Primary: sessions whose edge fell silent.
     Lease,
+    /// Primary: a hand-over under way.
+    HandOver,
 }
 
-const TIMERS: [Timer; 7] = [
+const TIMERS: [Timer; 8] = [
     Timer::Heartbeat,
     Timer::PrimarySilent,
     Timer::ViewChange,
@@ -30,6 +32,7 @@ const TIMERS: [Timer; 7] = [
     Timer::Repair,
     Timer::Ping,
     Timer::Lease,
+    Timer::HandOver,
 ];
 
 #[derive(Clone, Debug, Default)]

@@ -23,6 +23,7 @@ use rand_chacha::rand_core::Rng;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::SUFFIX_MAX;
+use super::hand_over::PLANNED;
 use super::journal::SlotState;
 use super::machine::Machine;
 use super::marks::Mark;
@@ -39,8 +40,10 @@ use crate::wire::frame::{Command, Frame};
 pub(super) struct ViewChange {
     /// The view that we ask for; zero or an old one when we do not.
     asked: u64,
-    /// The highest view that each replica asks for.
-    votes: ByMember<u64>,
+    /// The view that our primary wants us to lead, if it does.
+    planned: u64,
+    /// The highest view that each replica asks for, and when it last did.
+    votes: ByMember<Vote>,
     /// What each replica says of its log, for the view that we are to lead.
     dvcs: ByMember<Option<DoViewChange>>,
     sent: Option<Frame>,
@@ -54,6 +57,16 @@ pub(super) struct ViewChange {
     questions: u32,
     rounds: u32,
 }
+
+/// A replica asks for a view. It does so again and again as long as it wants it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Vote {
+    view: u64,
+    at: Instant,
+}
+
+/// A vote that is older was withdrawn: its replica hears its primary again.
+const VOTE_LASTS: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -88,7 +101,8 @@ impl ViewChange {
     pub(super) fn new(members: &Members) -> Self {
         Self {
             asked: 0,
-            votes: ByMember::new(members.voters(), &0),
+            planned: 0,
+            votes: ByMember::new(members.voters(), &Vote::default()),
             dvcs: ByMember::new(members.voters(), &None),
             sent: None,
             spent: 0,
@@ -102,12 +116,22 @@ impl ViewChange {
 
     /// Votes and logs of replicas that acted by other members count no more.
     pub(super) fn restart(&mut self, members: &Members) {
-        self.votes = ByMember::new(members.voters(), &0);
+        self.votes = ByMember::new(members.voters(), &Vote::default());
         self.dvcs = ByMember::new(members.voters(), &None);
     }
 
     pub(super) fn never_vote_in(&mut self, view: u64) {
         self.spent = view;
+    }
+
+    /// The primary wants us to lead this view.
+    pub(super) fn plan(&mut self, view: u64) {
+        self.planned = view;
+    }
+
+    /// We ask for no view any more.
+    pub(super) fn withdraw(&mut self) {
+        (self.asked, self.planned) = (0, 0);
     }
 
     /// The view that we ask for; not above our own when we ask for none.
@@ -182,9 +206,15 @@ fn decode_suffix(frame: &Frame) -> Option<(u128, u128, Vec<EntryHeader>)> {
 
 impl<M: Machine> Replica<M> {
     pub(super) fn heard_primary(&mut self) {
+        let gap = self.now.mono.since(self.primary_heard);
+        if gap >= self.timeouts.heartbeat / 2 {
+            // While it has work it is heard more often; only what is as far apart as heartbeats tells of them.
+            self.detector.note_heartbeat(gap.min(self.timeouts.primary_silent.most));
+        }
         self.primary_heard = self.now.mono;
-        self.view_change.asked = 0;
-        self.timers.set(Timer::PrimarySilent, self.in_a(self.silence));
+        self.view_change.withdraw();
+        let silence = self.silence_borne() * (1024 + self.leniency) / 1024;
+        self.timers.set(Timer::PrimarySilent, self.in_a(silence));
     }
 
     pub(super) fn on_primary_silent(&mut self, effects: &mut Effects) {
@@ -209,21 +239,6 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// A primary that a quorum did not hear of for long, or whose oldest entry finds no quorum, does harm by
-    /// sounding alive (H18, H19): it asks for the next view itself.
-    pub(super) fn should_abdicate(&self) -> bool {
-        if self.is_alone() {
-            return false;
-        }
-        let now = self.now.mono;
-        let patience = self.timeouts.primary_silent * 2;
-        let heard = self.voters_heard(patience);
-        let deaf = heard + 1 < usize::from(self.members.quorums().replication);
-        let stuck = self.journal.head > self.commit_max
-            && now.since(self.progress) > self.timeouts.primary_silent * 5;
-        deaf || stuck
-    }
-
     /// Asks everybody for a view. Nothing changes here until a quorum asks too.
     pub(super) fn ask_view_change(&mut self, view: u64, effects: &mut Effects) {
         let recovering = matches!(self.status, Status::Recovering | Status::RecoveringHead);
@@ -231,7 +246,7 @@ impl<M: Machine> Replica<M> {
             return;
         }
         self.view_change.asked = view;
-        self.view_change.votes.set(self.me, view);
+        self.view_change.votes.set(self.me, Vote { view, at: self.now.mono });
         self.send_start_view_change(effects);
         self.count_votes(effects);
     }
@@ -246,8 +261,10 @@ impl<M: Machine> Replica<M> {
     fn send_start_view_change(&mut self, effects: &mut Effects) {
         let mut frame = self.frame(Command::StartViewChange);
         frame.header.op = self.view_change.asked.into();
+        let planned = self.view_change.asked == self.view_change.planned;
+        frame.header.flags = if planned { PLANNED } else { 0 }.into();
         self.broadcast(&frame, effects);
-        let again = self.jittered(self.timeouts.resend);
+        let again = self.jittered(self.resend_after());
         self.timers.set(Timer::ViewChange, self.in_a(again));
     }
 
@@ -262,13 +279,20 @@ impl<M: Machine> Replica<M> {
         if matches!(self.status, Status::Recovering | Status::RecoveringHead) {
             return self.ignore(Ignored::NotNow);
         }
-        self.view_change.votes.raise(from, wanted);
+        let at = self.now.mono;
+        if self.view_change.votes.get(from).is_some_and(|vote| vote.view <= wanted) {
+            self.view_change.votes.set(from, Vote { view: wanted, at });
+        }
         // A replica that hears its primary does not join (H18), unless it is the primary itself that asks, or one
         // that has left our view for good: without the others it would be alone in the newer one for ever.
         let abdicates = from == self.primary_of(self.view) && frame.header.view.get() == self.view;
         let gone_ahead = frame.header.view.get() > self.view;
         let asking = self.view_change.asked > self.view;
-        let joins = self.status == Status::ViewChange || asking || abdicates || gone_ahead;
+        // Its primary gives it the lead (H58).
+        let planned = frame.header.flags.get() & PLANNED != 0
+            && from == self.primary_of(wanted)
+            && frame.header.view.get() == self.view;
+        let joins = self.status == Status::ViewChange || asking || abdicates || gone_ahead || planned;
         if joins && self.view_change.asked < wanted {
             if self.status == Status::Normal {
                 self.mark(Mark::AskedToo);
@@ -283,7 +307,11 @@ impl<M: Machine> Replica<M> {
     fn count_votes(&mut self, effects: &mut Effects) {
         let asked = self.view_change.asked;
         let quorum = usize::from(self.members.quorums().view_change);
-        let reached = self.view_change.votes.values().filter(|vote| **vote >= asked).count() >= quorum;
+        let now = self.now.mono;
+        let counts = |(id, vote): &(ReplicaId, &Vote)| {
+            vote.view >= asked && (*id == self.me || now.since(vote.at) < VOTE_LASTS)
+        };
+        let reached = self.view_change.votes.iter().filter(counts).count() >= quorum;
         if asked > self.view && reached {
             self.enter_view_change(asked, effects);
         }
@@ -329,7 +357,8 @@ impl<M: Machine> Replica<M> {
         if self.view_change.rounds >= 4 {
             self.mark(Mark::TriedInVain);
         }
-        let longer = self.timeouts.view_change * (1 << self.view_change.rounds.min(4));
+        let futile = self.view_change.rounds.saturating_sub(1);
+        let longer = self.view_change_patience() * (1 << futile.min(4));
         let patience = self.jittered(longer);
         self.timers.set(Timer::ViewChange, self.in_a(patience));
     }
@@ -566,27 +595,33 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn become_primary(&mut self, effects: &mut Effects) {
+        self.end_hand_over();
         self.view_change.rounds = 0;
         self.view_change.asked = 0;
         self.timers.clear(Timer::ViewChange);
         self.acked.fill(&Acked::default());
         self.view_start = self.journal.head;
+        self.announced = false;
         let now = self.now.mono;
         self.progress = now;
         self.peer_heard.fill(&now);
+        self.detector.begin_view(now);
+        self.fitness.begin_view(now);
         self.restart_leases();
         self.advance_durable(effects);
         self.timers.set(Timer::Heartbeat, self.in_a(self.timeouts.heartbeat));
-        self.timers.set(Timer::Resend, self.in_a(self.timeouts.resend));
+        self.timers.set(Timer::Resend, self.in_a(self.resend_after()));
     }
 
     pub(super) fn become_backup(&mut self) {
+        self.end_hand_over();
         self.view_change.rounds = 0;
         self.view_change.asked = 0;
         self.timers.clear(Timer::ViewChange);
         self.acknowledged = 0;
         self.ok_due = true;
-        self.silence = self.jittered(self.timeouts.primary_silent);
+        self.leniency = self.random.next_u32() % 512;
+        self.primary_heard = self.now.mono;
         self.heard_primary();
     }
 
@@ -692,7 +727,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn look_for_primary(&mut self, effects: &mut Effects) {
         self.heard_of_view(self.view, effects);
         if self.status == Status::RecoveringHead {
-            let again = self.jittered(self.timeouts.resend);
+            let again = self.jittered(self.resend_after());
             self.timers.set(Timer::ViewChange, self.in_a(again));
         }
     }

@@ -75,6 +75,10 @@ pub(crate) struct Cluster {
     /// Links that are cut, one way.
     pub(crate) cut: Vec<(Address, Address)>,
     pub(crate) to_edge: Vec<Frame>,
+    /// Disks that stand still while everything else goes on.
+    pub(crate) stalled: Vec<usize>,
+    /// By how many milliseconds wall clocks are ahead, by node.
+    pub(crate) clocks: Vec<(usize, i64)>,
     counter: u64,
     pub(crate) session: u64,
     pub(crate) number: u64,
@@ -126,6 +130,8 @@ impl Cluster {
             now,
             cut: Vec::new(),
             to_edge: Vec::new(),
+            stalled: Vec::new(),
+            clocks: Vec::new(),
             counter: 0,
             session: 0,
             number: 0,
@@ -139,14 +145,15 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, at: usize) {
+        let now = self.time_of(at);
         let outside = &mut self.outside[at];
-        outside.now = self.now;
+        outside.now = now;
         let mut effects = Vec::new();
         let zone = outside.disk[..SUPERBLOCK_ZONE].to_vec();
         let machine = Chat::new(self.config.limits);
         let (pool, seed) = (outside.pool.clone(), [at as u8 + 1; 32]);
         let replica =
-            Replica::open(&zone, machine, pool, Timeouts::default(), seed, self.now, &mut effects).unwrap();
+            Replica::open(&zone, machine, pool, Timeouts::default(), seed, now, &mut effects).unwrap();
         let mut node = Node::new();
         node.add_replica(FILE, replica, effects, outside);
         self.nodes[at] = Some(node);
@@ -179,6 +186,26 @@ impl Cluster {
         self.settle();
         let answer = self.to_edge.iter().find(|frame| frame.header.command() == Command::Members)?;
         ErrorCode::from_code(u32::try_from(answer.header.a.get()).unwrap())
+    }
+
+    /// Asks the primary to give the lead to `target`. Its error, if it has one.
+    pub(crate) fn hand_over(&mut self, target: usize) -> Option<ErrorCode> {
+        let Some(primary) = self.primary() else { return Some(ErrorCode::NoLeader) };
+        let mut frame = Frame { header: FrameHeader::new(Command::HandOver, CLUSTER, SHARD), payload: None };
+        frame.header.a = (target as u64 + 1).into();
+        self.counter += 1;
+        frame.seal(Address::Edge(EDGE), replica(primary), 1, self.counter);
+        self.to_edge.clear();
+        self.wire.push_back((Address::Edge(EDGE), replica(primary), frame));
+        let (from, to, frame) = self.wire.pop_back().expect("just put there");
+        self.deliver(from, to, frame);
+        let frames = self.collect();
+        let answer = frames.iter().rfind(|(_, to, frame)| {
+            frame.header.command() == Command::HandOver && *to == Address::Edge(EDGE)
+        });
+        let error = answer.map(|(_, _, frame)| frame.header.a.get()).expect("answered at once");
+        self.wire.extend(frames);
+        ErrorCode::from_code(u32::try_from(error).unwrap())
     }
 
     /// The same, again while its error is one that passes.
@@ -216,12 +243,27 @@ impl Cluster {
         bytes
     }
 
+    /// What a node's clocks show.
+    fn time_of(&self, at: usize) -> Now {
+        let ahead = self.clocks.iter().find(|(of, _)| *of == at).map_or(0, |(_, ahead)| *ahead);
+        let wall = self.now.wall.0.checked_add_signed(ahead * 1_000_000).expect("after 1970");
+        Now { wall: UnixNanos(wall), ..self.now }
+    }
+
     pub(crate) fn turn(&mut self, at: usize, event: Option<Event>) {
+        self.outside[at].now = self.time_of(at);
         let Some(node) = &mut self.nodes[at] else { return };
-        self.outside[at].now = self.now;
         (self.around_turn)(true);
         node.turn(&mut self.outside[at], event.into_iter().map(|event| NodeEvent::Replica(FILE, event)));
         (self.around_turn)(false);
+    }
+
+    /// The process is told to stop.
+    pub(crate) fn shut_down(&mut self, at: usize) {
+        self.outside[at].now = self.time_of(at);
+        if let Some(node) = &mut self.nodes[at] {
+            node.give_up_lead(&mut self.outside[at]);
+        }
     }
 
     /// Takes what the nodes have sent off the wire, undelivered.
@@ -278,7 +320,7 @@ impl Cluster {
         for _ in 0..100_000 {
             let mut idle = true;
             for at in 0..self.nodes.len() {
-                while !self.outside[at].submitted.is_empty() {
+                while !self.outside[at].submitted.is_empty() && !self.stalled.contains(&at) {
                     idle = false;
                     let op = self.outside[at].submitted.remove(0);
                     let event = self.complete(at, op);

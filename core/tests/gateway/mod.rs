@@ -96,7 +96,7 @@ impl World {
             cluster: CLUSTER,
             edge: EdgeId(id),
             shard: SHARD,
-            replica_count: 3,
+            replicas: (0..3).map(ReplicaId).collect(),
             tokens: vec![token],
             demo: true,
             limits,

@@ -9,13 +9,16 @@ use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
 use super::ledger::{FinalHistory, Place, furthest};
-use super::{Checker, Setup, violated};
+use super::{Checker, violated};
 
 const NAME: &str = "durability";
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Durability {
-    quorum: usize,
+    /// Replicas that must hold an entry, and among whom, by config number.
+    quorums: BTreeMap<u32, (usize, Vec<ReplicaId>)>,
+    /// The config number in each entry.
+    config_of: BTreeMap<u64, u32>,
     calls: BTreeMap<CallId, (String, Key)>,
     /// What was promised, by room and sequence.
     acknowledged: BTreeMap<(String, u64), Promise>,
@@ -31,19 +34,6 @@ struct Promise {
     chain: Digest,
 }
 
-impl Durability {
-    #[must_use]
-    pub fn new(setup: Setup) -> Self {
-        Self {
-            quorum: setup.quorum,
-            calls: BTreeMap::new(),
-            acknowledged: BTreeMap::new(),
-            held: BTreeMap::new(),
-            executed: 0,
-        }
-    }
-}
-
 impl Checker for Durability {
     fn name(&self) -> &'static str {
         NAME
@@ -55,7 +45,13 @@ impl Checker for Durability {
                 self.calls.insert(*call, (room.clone(), *key));
                 Ok(())
             }
-            What::Executed { replica, op, .. } => {
+            What::Members { members, .. } => {
+                let quorum = usize::from(members.quorums().replication);
+                self.quorums.insert(members.number, (quorum, members.voters().collect()));
+                Ok(())
+            }
+            What::Executed { replica, op, config, .. } => {
+                self.config_of.insert(*op, *config);
                 self.executed = self.executed.max(*op);
                 self.holds(*replica, *op);
                 Ok(())
@@ -110,9 +106,13 @@ impl Durability {
     }
 
     fn acknowledged(&mut self, call: CallId, seq: u64, op: u64, chain: Digest) -> Result<(), Violation> {
-        let holders = self.held.values().filter(|held| **held >= op).count();
-        if holders < self.quorum {
-            let quorum = self.quorum;
+        // Of an op that nobody was seen to execute the members are not known: the smallest quorum of any must do.
+        let config = self.config_of.get(&op).and_then(|config| self.quorums.get(config));
+        let smallest = self.quorums.values().map(|(quorum, _)| *quorum).min().unwrap_or(1);
+        let quorum = config.map_or(smallest, |(quorum, _)| *quorum);
+        let counts = |id: &ReplicaId| config.is_none_or(|(_, voters)| voters.contains(id));
+        let holders = self.held.iter().filter(|(id, held)| **held >= op && counts(id)).count();
+        if holders < quorum {
             return violated(
                 NAME,
                 format!("op {op} was acknowledged while {holders} replicas had ever held it, not {quorum}"),

@@ -14,6 +14,7 @@ pub mod exactly_once;
 pub mod ledger;
 pub mod linearizability;
 pub mod liveness;
+pub mod membership;
 pub mod presence;
 #[cfg(test)]
 mod testing;
@@ -40,8 +41,6 @@ pub trait Checker: fmt::Debug {
 /// What checkers must know of a run beforehand.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Replicas that must hold an entry before it may be acknowledged.
-    pub quorum: usize,
     /// The tenant of all rooms of the run: it is part of every chain value.
     pub tenant: TenantId,
 }
@@ -62,8 +61,9 @@ impl Suite {
                 Box::new(chain::Chain::new(setup)),
                 Box::new(view::View::default()),
                 Box::new(view_change::ViewChange::default()),
+                Box::new(membership::Membership::default()),
                 Box::new(checkpoint::Checkpoint::default()),
-                Box::new(durability::Durability::new(setup)),
+                Box::new(durability::Durability::default()),
                 Box::new(exactly_once::ExactlyOnce::default()),
                 Box::new(delivery::Delivery::default()),
                 Box::new(linearizability::Linearizability::default()),

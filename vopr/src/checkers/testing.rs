@@ -7,6 +7,7 @@ use io_sim::history::{
 };
 use tigerchat_core::types::{Instant, ReplicaId, TenantId};
 use tigerchat_core::vsr::load::Load;
+use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
@@ -20,12 +21,13 @@ use super::durability::Durability;
 use super::exactly_once::ExactlyOnce;
 use super::linearizability::Linearizability;
 use super::liveness::Liveness;
+use super::membership::Membership;
 use super::presence::Presence;
 use super::view::View;
 use super::view_change::ViewChange;
 use super::{Checker, Setup, Suite};
 
-const SETUP: Setup = Setup { quorum: 2, tenant: TenantId(1) };
+const SETUP: Setup = Setup { tenant: TenantId(1) };
 const ROOM: &str = "general";
 const USERS: [&str; 2] = ["alice", "bob"];
 
@@ -47,15 +49,10 @@ macro_rules! fresh {
     })* };
 }
 
-fresh!(Agreement Bounds Checkpoint Convergence Delivery ExactlyOnce Linearizability Liveness Presence View ViewChange);
+fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
+fresh!(Presence View ViewChange);
 
 impl Fresh for Chain {
-    fn fresh() -> Self {
-        Self::new(SETUP)
-    }
-}
-
-impl Fresh for Durability {
     fn fresh() -> Self {
         Self::new(SETUP)
     }
@@ -68,6 +65,7 @@ impl Story {
         for replica in 0..3 {
             let replica = ReplicaId(replica);
             story.push(What::Started { replica });
+            story.push(What::Members { replica, members: Members::first(3, 2).expect("a majority") });
             story.push(What::Fuller { replica, load: Load { what: "sessions", holds: 8, limit: 8 } });
         }
         for user in 0..2 {
@@ -129,7 +127,14 @@ impl Story {
     fn commit(&mut self, op: u64) {
         for replica in 0..3 {
             let replica = ReplicaId(replica);
-            self.push(What::Executed { replica, op, entry: entry(op), parent: entry(op - 1), entry_view: 0 });
+            self.push(What::Executed {
+                replica,
+                op,
+                entry: entry(op),
+                parent: entry(op - 1),
+                entry_view: 0,
+                config: 0,
+            });
             let (view, log_view, checkpoint) = (0, 0, if op > 4 { 4 } else { 0 });
             self.push(What::Position { replica, incarnation: 1, view, log_view, op, commit: op, checkpoint });
         }

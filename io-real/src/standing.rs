@@ -1,0 +1,65 @@
+//! Tells whoever started a replica how it stands, a line for each change: who leads, why a lead was given up, clocks
+//! that disagree.
+
+use std::time::{Duration, Instant};
+
+use tigerchat_core::node::Node;
+use tigerchat_core::vsr::abdication::Abdication;
+use tigerchat_core::vsr::replica::Status;
+
+/// A change is told so soon.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What was told last.
+#[derive(Debug)]
+pub struct Standing {
+    looked: Instant,
+    view: Option<u64>,
+    clocks_agree: bool,
+    abdications: [u64; Abdication::ALL.len()],
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { looked: Instant::now(), view: None, clocks_agree: false, abdications: Default::default() }
+    }
+}
+
+impl Standing {
+    /// To be called after each turn.
+    pub fn look(&mut self, node: &Node) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        for (_, replica) in node.replicas() {
+            let now = replica.observe();
+            for (why, (known, count)) in
+                Abdication::ALL.into_iter().zip(self.abdications.iter_mut().zip(replica.abdications()))
+            {
+                if *known < *count {
+                    eprintln!("gave up the lead: {why}");
+                }
+                *known = *count;
+            }
+            if now.status == Status::Normal && self.view != Some(now.view) {
+                self.view = Some(now.view);
+                let leader = if now.is_primary {
+                    "this replica leads".to_string()
+                } else {
+                    format!("replica {} leads", now.primary.0)
+                };
+                eprintln!("view {}: {leader}", now.view);
+            }
+            if now.clocks_agree != self.clocks_agree {
+                self.clocks_agree = now.clocks_agree;
+                let clocks = if now.clocks_agree {
+                    "agree"
+                } else {
+                    "do not agree: look at the clocks of all replicas"
+                };
+                eprintln!("the replicas' clocks {clocks}");
+            }
+        }
+    }
+}
