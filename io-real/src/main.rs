@@ -166,7 +166,7 @@ fn start(args: &cli::Start) -> Result<(), String> {
     let listener = launch::bind(listen, "replicas and edges")?;
     let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
-    println!("{about}, listening on {listen}");
+    let _ = writeln!(std::io::stdout(), "{about}, listening on {listen}");
     let mut standing = Standing::default();
     let ended = reactor.run(|node| standing.look(node));
     ended.map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
@@ -191,7 +191,7 @@ fn edge(args: cli::Edge) -> Result<(), String> {
     };
     let reactor = launch::edge(plan)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
-    println!("edge of cluster {cluster}, clients at {}", args.listen);
+    let _ = writeln!(std::io::stdout(), "edge of cluster {cluster}, clients at {}", args.listen);
     reactor.run(|_| {}).map_err(|why| format!("the edge can't go on: {why:?}"))
 }
 

@@ -163,7 +163,7 @@ impl Peers {
     /// These are no replicas of ours any more: nobody is dialled who is not in `members`.
     pub fn keep(&mut self, is_member: impl Fn(Address) -> bool) {
         for known in self.known.iter_mut().filter(|known| !is_member(known.address)) {
-            (known.dials, known.due) = (false, None);
+            (known.dials, known.due, known.was_up) = (false, None, false);
         }
     }
 

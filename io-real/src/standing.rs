@@ -1,6 +1,7 @@
 //! Tells whoever started a replica how it stands, a line for each change: who leads, why a lead was given up, clocks
 //! that disagree.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use tigerchat_core::node::Node;
@@ -9,6 +10,13 @@ use tigerchat_core::vsr::replica::Status;
 
 /// A change is told so soon.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// Where this goes may be as full as the disk: that is no reason to end, as it would be with `eprintln!`.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
 
 /// What was told last.
 #[derive(Debug)]
@@ -38,7 +46,7 @@ impl Standing {
                 Abdication::ALL.into_iter().zip(self.abdications.iter_mut().zip(replica.abdications()))
             {
                 if *known < *count {
-                    eprintln!("gave up the lead: {why}");
+                    tell!("gave up the lead: {why}");
                 }
                 *known = *count;
             }
@@ -49,7 +57,7 @@ impl Standing {
                 } else {
                     format!("replica {} leads", now.primary.0)
                 };
-                eprintln!("view {}: {leader}", now.view);
+                tell!("view {}: {leader}", now.view);
             }
             if now.clocks_agree != self.clocks_agree {
                 self.clocks_agree = now.clocks_agree;
@@ -58,7 +66,7 @@ impl Standing {
                 } else {
                     "do not agree: look at the clocks of all replicas"
                 };
-                eprintln!("the replicas' clocks {clocks}");
+                tell!("the replicas' clocks {clocks}");
             }
         }
     }

@@ -81,21 +81,12 @@ impl Links {
     }
 }
 
-/// How the replicas stand, as far as their files say.
+/// What the operator's `members` says.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// The newest entry that any of them has.
-    pub newest: u64,
-    /// Id, role and how far its log can be read.
+    pub committed: u64,
+    /// Id, role and what it acknowledged.
     pub members: Vec<(usize, String, u64)>,
-}
-
-/// What a replica's file says.
-struct Found {
-    replica: usize,
-    view: u64,
-    log_view: u64,
-    op: u64,
 }
 
 pub struct Cluster {
@@ -138,7 +129,7 @@ impl Cluster {
             token: after("token"),
         };
         for replica in 0..REPLICAS {
-            this.format(replica);
+            this.format(replica, &[]);
             this.replicas.push(None);
             this.start_replica(replica);
         }
@@ -150,9 +141,10 @@ impl Cluster {
         self.folder.join(format!("replica-{replica}.tigerchat"))
     }
 
-    fn format(&self, replica: usize) {
+    fn format(&self, replica: usize, options: &[&str]) {
         let made = tigerchat()
             .args(["format", "--cluster", CLUSTER, "--replica", &replica.to_string(), "--size", "dev"])
+            .args(options)
             .arg(self.file(replica))
             .stdout(Stdio::null())
             .status();
@@ -166,14 +158,23 @@ impl Cluster {
     }
 
     pub fn start_replica(&mut self, replica: usize) {
-        let peers = list((0..REPLICAS).map(|to| match &self.links {
-            Some(links) => links.replicas[replica][to].as_ref().map_or(self.addresses[to], Proxy::address),
-            None => self.addresses[to],
+        let peers = list((0..REPLICAS).map(|to| {
+            match &self.links {
+                Some(links) => links.replicas[replica.min(REPLICAS - 1)][to]
+                    .as_ref()
+                    .map_or(self.addresses[to], Proxy::address),
+                None => self.addresses[to],
+            }
         }));
         // A write past the limit of a file's size is to fail, not to kill: that is how a disk becomes full here.
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tigerchat"), "start"]);
-        shell.arg(self.file(replica)).args(["--peers", &peers]);
+        shell.arg(self.file(replica));
+        if replica < REPLICAS {
+            shell.args(["--peers", &peers]);
+        } else {
+            shell.args(["--listen", &self.addresses[replica].to_string()]);
+        }
         let process = self.spawn(&format!("replica-{replica}.said"), &mut shell);
         self.replicas[replica] = Some(process);
     }
@@ -237,34 +238,50 @@ impl Cluster {
         file.sync_all().unwrap();
     }
 
-    /// What each file says; a replica that is not where the others are has no role.
-    pub fn standing(&self) -> Standing {
-        let found: Vec<Found> =
-            self.alive().into_iter().filter_map(|replica| self.look_at(replica)).collect();
-        let view = found.iter().map(|one| one.view).max().unwrap_or(0);
-        let newest = found.iter().map(|one| one.op).max().unwrap_or(0);
-        let whole = |one: &Found| one.view == view && one.log_view == view;
-        let member = |one: &Found| {
-            let leads = one.replica as u64 == view % REPLICAS as u64;
-            let role = if leads { "primary" } else { "voter" };
-            (one.replica, if whole(one) { role.into() } else { String::new() }, one.op)
-        };
-        Standing { newest, members: found.iter().map(member).collect() }
+    /// The disk is gone; a new replica with a new id takes the place of the one who had it.
+    pub fn replace(&mut self, lost: usize) -> usize {
+        let (new, at) = (self.replicas.len(), free_port());
+        self.addresses.push(at);
+        self.replicas.push(None);
+        self.format(new, &["--standby"]);
+        self.start_replica(new);
+        let output = self.operate(
+            "replace-replica",
+            &["--lost", &lost.to_string(), "--replica", &new.to_string(), "--address", &at.to_string()],
+        );
+        output.unwrap_or_else(|error| panic!("replace-replica: {error}"));
+        new
     }
 
-    /// None while its file is being written.
-    fn look_at(&self, replica: usize) -> Option<Found> {
-        let output = tigerchat().arg("inspect").arg(self.file(replica)).arg("--json").output().unwrap();
-        let text = String::from_utf8(output.stdout).ok()?;
-        let rows: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let newest = rows.iter().find(|row| row["agrees"] == json!(true))?;
-        let log = rows.iter().find(|row| row.get("executed").is_some())?;
-        Some(Found {
-            replica,
-            view: newest["view"].as_u64()?,
-            log_view: newest["log_view"].as_u64()?,
-            op: log["executed"].as_u64()?,
-        })
+    fn operate(&self, command: &str, options: &[&str]) -> Result<String, String> {
+        let ids = self.addresses.iter().enumerate().map(|(id, address)| format!("{id}={address}"));
+        let known = ids.collect::<Vec<_>>().join(",");
+        let output = tigerchat()
+            .args([command, "--cluster", CLUSTER, "--replicas", &known])
+            .args(options)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// How all members stand, if anybody knows.
+    pub fn standing(&self) -> Standing {
+        let shown = self.operate("members", &[]).unwrap_or_default();
+        let mut standing = Standing::default();
+        for line in shown.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["members", _, "view", _, "op", committed, ..] => {
+                    standing.committed = committed.parse().unwrap()
+                }
+                ["replica", id, role, "acknowledged", "op", op, ..] => {
+                    standing.members.push((id.parse().unwrap(), role.into(), op.parse().unwrap()));
+                }
+                _ => {}
+            }
+        }
+        standing
     }
 
     /// Those who should be running.

@@ -59,6 +59,7 @@ pub fn all() -> Vec<Row> {
         row("flip-stopped-log", 6, 400, |stage, round| flip(stage, round, Area::Log, false)),
         row("flip-stopped-superblock", 8, 400, |stage, round| flip(stage, round, Area::Superblock, false)),
         row("flip-stopped-checkpoint", 6, 400, |stage, round| flip(stage, round, Area::Checkpoint, false)),
+        row("file-deleted", 3, 400, delete_file),
     ]
 }
 
@@ -222,7 +223,7 @@ fn damage(stage: &Stage, replica: usize, round: usize, area: Area) {
     match area {
         Area::Log => {
             // Entries that the others have, and that lie behind no checkpoint yet.
-            for op in stage.newest().saturating_sub(4)..stage.newest() {
+            for op in stage.committed().saturating_sub(4)..stage.committed() {
                 let slot = u32::try_from(op % u64::from(layout.wal_slots)).unwrap();
                 stage.cluster.flip(replica, layout.slot_offset(slot) + within);
             }
@@ -232,4 +233,16 @@ fn damage(stage: &Stage, replica: usize, round: usize, area: Area) {
             (0..2).for_each(|copy| stage.cluster.flip(replica, layout.checkpoint_offset(copy) + within));
         }
     }
+}
+
+/// The file of the primary or of a backup, in turn. Its process dies with it.
+fn delete_file(stage: &mut Stage, round: usize) -> Instant {
+    let lost = if round.is_multiple_of(2) { stage.primary() } else { stage.backup(0) };
+    let at = stage.fault(|cluster| {
+        std::fs::remove_file(cluster.file(lost)).unwrap();
+        cluster.kill(lost);
+    });
+    stage.hold(at, ms(100));
+    stage.cluster.replace(lost);
+    at
 }

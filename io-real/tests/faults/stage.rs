@@ -57,9 +57,9 @@ impl Stage {
         backups[which % backups.len()]
     }
 
-    /// The newest entry as of the last time that the cluster was whole.
-    pub fn newest(&self) -> u64 {
-        self.standing.newest
+    /// As of the last time that the cluster was whole.
+    pub fn committed(&self) -> u64 {
+        self.standing.committed
     }
 
     pub fn fault(&mut self, does: impl FnOnce(&mut Cluster)) -> Instant {
@@ -80,7 +80,7 @@ impl Stage {
         sleep(time);
     }
 
-    /// Waits until somebody leads, all vote, and each has what is there now.
+    /// Waits until somebody leads, all vote, and each has what is committed now.
     fn settle(&mut self) {
         let began = Instant::now();
         let mut goal = None;
@@ -90,8 +90,8 @@ impl Stage {
             let leads = members.iter().any(|(_, role, _)| role == "primary");
             let vote = members.iter().filter(|(_, role, _)| ["primary", "voter"].contains(&role.as_str()));
             if leads && vote.count() == REPLICAS {
-                let goal = *goal.get_or_insert(self.standing.newest);
-                if members.iter().all(|(_, _, op)| *op >= goal) {
+                let goal = *goal.get_or_insert(self.standing.committed);
+                if members.iter().all(|(_, _, acknowledged)| *acknowledged >= goal) {
                     return;
                 }
             }
