@@ -273,7 +273,7 @@ impl Cluster {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
                 ["members", _, "view", _, "op", committed, ..] => {
-                    standing.committed = committed.parse().unwrap()
+                    standing.committed = committed.parse().unwrap();
                 }
                 ["replica", id, role, "acknowledged", "op", op, ..] => {
                     standing.members.push((id.parse().unwrap(), role.into(), op.parse().unwrap()));
