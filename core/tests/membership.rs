@@ -10,6 +10,7 @@ use tigerchat_core::io::Fatal;
 use tigerchat_core::types::ReplicaId;
 use tigerchat_core::vsr::membership::{Change, Members, Role};
 use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::frame::Command;
 
 const MOMENT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(3);
@@ -93,6 +94,33 @@ fn h57_a_standby_receives_the_log_counts_for_nothing_and_is_promoted() {
     publish(&mut cluster, 4);
     cluster.pass(MOMENT);
     assert_agree(&cluster);
+}
+
+/// A standby never spoke in any view: other members are no reason for it to leave one, in which all others stay.
+#[test]
+fn h57_members_that_change_while_a_standby_asks_where_the_log_begins_do_not_lead_it_astray() {
+    let mut cluster = ready(3);
+    cluster.crash(0);
+    cluster.pass(LONG);
+    cluster.start(0);
+    for number in 2..100 {
+        publish(&mut cluster, number);
+    }
+    let view = cluster.view(1).view;
+    let id = cluster.join();
+    // It begins with a state transfer, which does not end yet.
+    cluster.lost = Some(Command::Block);
+    assert_eq!(cluster.change(&standby(id)), None);
+    cluster.pass(MOMENT);
+    assert_eq!((cluster.view(3).status, cluster.view(3).view), (Status::ViewChange, view));
+    assert_eq!(cluster.change(&standby(ReplicaId(4))), None);
+    cluster.pass(MOMENT);
+    assert_eq!(cluster.replica(3).members().number, members(&cluster).number);
+    cluster.lost = None;
+    publish(&mut cluster, 100);
+    cluster.pass(LONG);
+    assert_eq!((cluster.view(3).status, cluster.view(3).view), (Status::Normal, view));
+    assert!(cluster.state(3) == cluster.state(1));
 }
 
 #[test]

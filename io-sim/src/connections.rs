@@ -79,6 +79,12 @@ impl Connections {
         self.open.get(&id).is_some_and(|connection| connection.edge_holds)
     }
 
+    /// Whether an edge has yet to learn that a client is gone.
+    #[must_use]
+    pub fn has_ghosts(&self) -> bool {
+        self.open.values().any(|connection| connection.edge_holds && !connection.user_holds)
+    }
+
     fn micros(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_micros(self.random.as_mut().map_or(least, |random| random.within(least..=most)))
     }

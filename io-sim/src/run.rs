@@ -15,6 +15,8 @@ use crate::{Observer, Recipe};
 const BOUND: Duration = Duration::from_secs(60);
 /// How long the last commits (of leases that ran out) may take to reach everybody.
 const LAST_COMMITS: Duration = Duration::from_secs(5);
+/// How long edges may take to learn that clients are gone.
+const LAST_NEWS: Duration = Duration::from_secs(5);
 /// How often the run looks whether its users are done.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -50,6 +52,10 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
     }
     if quiet {
         world.observe(What::Quiet);
+        let patience = world.now.after(LAST_NEWS);
+        while !world.stopped && world.now < patience && world.connections.has_ghosts() {
+            world.run_until(world.now.after(LOOK));
+        }
         // Leases of edges that died run out, and the last commits reach everybody.
         world.run_until(world.now.after(echo + 2 * lease + Duration::from_millis(300)));
         let patience = world.now.after(LAST_COMMITS);

@@ -218,6 +218,8 @@ impl<M: Machine> Replica<M> {
                 self.on_heartbeat(effects);
                 self.ask_view_change_again(effects);
             }
+            // Whoever had no vote never spoke for its view, and the others may well stay in it.
+            Status::ViewChange if !before.is_voter(self.me) => {}
             Status::Normal | Status::ViewChange => self.leave_view_of(&before, effects),
         }
     }

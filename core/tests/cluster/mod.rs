@@ -74,6 +74,8 @@ pub(crate) struct Cluster {
     pub(crate) now: Now,
     /// Links that are cut, one way.
     pub(crate) cut: Vec<(Address, Address)>,
+    /// Frames that no link carries.
+    pub(crate) lost: Option<Command>,
     pub(crate) to_edge: Vec<Frame>,
     /// Disks that stand still while everything else goes on.
     pub(crate) stalled: Vec<usize>,
@@ -129,6 +131,7 @@ impl Cluster {
             wire: VecDeque::new(),
             now,
             cut: Vec::new(),
+            lost: None,
             to_edge: Vec::new(),
             stalled: Vec::new(),
             clocks: Vec::new(),
@@ -359,7 +362,7 @@ impl Cluster {
     }
 
     pub(crate) fn deliver(&mut self, from: Address, to: Address, frame: Frame) {
-        if self.cut.contains(&(from, to)) {
+        if self.cut.contains(&(from, to)) || self.lost == Some(frame.header.command()) {
             return;
         }
         match to {
