@@ -1,8 +1,8 @@
 //! An operator who changes the members while everything else goes wrong: adds standbys, promotes them, removes
 //! replicas, loses disks and has them replaced.
 //!
-//! He asks the primary on its own machine, as often as he likes, and sees all replicas at once; whether a change can be
-//! made is the primary's business. What he takes care of himself is not to lose more disks than the shard can bear.
+//! He asks the primary over the lines of some edge, as often as he likes, and sees all replicas at once; whether a change
+//! can be made is the primary's business. What he takes care of himself is not to lose more disks than the shard can bear.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,6 @@ use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 use zerocopy::IntoBytes;
 
 use crate::network::Place;
-use crate::process::Inbound;
 use crate::trouble::Trouble;
 use crate::world::{CLUSTER, SHARD, World};
 
@@ -100,7 +99,8 @@ impl World<'_> {
         let to = Address::Replica { shard: SHARD, replica: id_of(primary) };
         frame.seal(OPERATOR, to, 1, self.events);
         let bytes = [frame.header.as_bytes(), frame.body()].concat();
-        self.inform(primary, Inbound::Frame { from: primary, bytes: bytes.into() });
+        let beside = self.replicas() + self.random.index(self.edges());
+        self.send(beside, to, Command::Reconfigure, bytes.into());
     }
 }
 

@@ -64,7 +64,7 @@ macro_rules! switches {
 }
 
 /// Groups come before their parts: what is turned off as a whole need not be tried in parts.
-pub const OFF: [Switch; 36] = switches! {
+pub const OFF: [Switch; 39] = switches! {
     "frames" |drawn| drawn.frames = None;
     "partitions" |drawn| drawn.partitions = None;
     "bandwidth" |drawn| drawn.bandwidth = None;
@@ -74,6 +74,8 @@ pub const OFF: [Switch; 36] = switches! {
     "ambushes" |drawn| drawn.ambushes = None;
     "aims" |drawn| drawn.aims.clear();
     "depositions" |drawn| drawn.depositions = None;
+    "hand-overs" |drawn| drawn.hand_overs = None;
+    "members" |drawn| drawn.members = None;
     "slow-disk" |drawn| drawn.slow_disk = None;
     "damage" |drawn| drawn.damage = None;
     "disk-errors" |drawn| drawn.disk_errors = None;
@@ -96,6 +98,7 @@ pub const OFF: [Switch; 36] = switches! {
     "frames.corrupt" |drawn| if let Some(frames) = &mut drawn.frames { frames.corrupt = 0 };
     "frames.truncate" |drawn| if let Some(frames) = &mut drawn.frames { frames.truncate = 0 };
     "frames.reorder" |drawn| if let Some(frames) = &mut drawn.frames { frames.reorder = false };
+    "members.lost-disk" |drawn| if let Some(members) = &mut drawn.members { members.lost_disk = 0 };
     "crashes.power" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.power = 0 };
     "crashes.all" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.all = 0 };
     "crashes.edges" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.edges = 0 };
@@ -104,8 +107,18 @@ pub const OFF: [Switch; 36] = switches! {
 };
 
 /// What makes a world small, most telling first.
-pub const NUMBERS: [Number; 6] = [
+pub const NUMBERS: [Number; 7] = [
     Number { name: "replicas", least: 1, get: |drawn| drawn.shape.replicas.into(), set: set_replicas },
+    Number {
+        name: "spares",
+        least: 1,
+        get: |drawn| drawn.members.as_ref().map_or(0, |members| members.spares.into()),
+        set: |drawn, to| {
+            if let Some(members) = &mut drawn.members {
+                members.spares = small(to);
+            }
+        },
+    },
     Number {
         name: "edges",
         least: 1,

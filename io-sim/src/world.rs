@@ -543,7 +543,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn send(&mut self, from: Place, to: Address, command: Command, bytes: Bytes) {
+    pub(crate) fn send(&mut self, from: Place, to: Address, command: Command, bytes: Bytes) {
         debug_assert!(bytes.len() >= FRAME_HEADER);
         let Some(to) = self.place_of(to) else {
             return self.network.lost(command);

@@ -76,7 +76,7 @@ fn one(args: &Args, recipe: &Recipe) -> bool {
         return make_small(args, recipe);
     }
     let (began, seed, drawn) = (Instant::now(), recipe.seed, recipe.drawn());
-    let (replicas, edges) = (usize::from(drawn.shape.replicas), usize::from(drawn.shape.edges));
+    let (replicas, edges) = (drawn.replicas(), usize::from(drawn.shape.edges));
     let recorder = args.trace.is_some().then(|| Recorder::new(replicas, edges));
     let telling = !args.json && recorder.is_none();
     if telling {
@@ -145,7 +145,7 @@ fn make_small(args: &Args, recipe: &Recipe) -> bool {
         if last.elapsed() >= Duration::from_secs(2) {
             last = Instant::now();
             let (drawn, troubles, sights) = (best.drawn(), broken.troubles.len(), broken.sights);
-            let (replicas, users, calls) = (drawn.shape.replicas, drawn.work.users, drawn.work.operations);
+            let (replicas, users, calls) = (drawn.replicas(), drawn.work.users, drawn.work.operations);
             let (most, seconds) = (Limits::USUAL.runs, began.elapsed().as_secs());
             eprintln!(
                 "run {runs} of at most {most}, {seconds} s: {replicas} replicas, {users} users, {calls} calls, {} knobs \
