@@ -68,6 +68,9 @@ struct Vote {
 /// A vote that is older was withdrawn: its replica hears its primary again.
 const VOTE_LASTS: Duration = Duration::from_secs(1);
 
+/// However many views came to nothing: whoever waits asks again after so long, and some jitter.
+const PATIENCE_MAX: Duration = Duration::from_millis(3_200);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Collecting do_view_changes, or waiting for the start_view.
@@ -352,13 +355,15 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Longer after each view that came to nothing, so that a slow cluster does not elect for ever (H17).
+    /// Longer after each view that came to nothing, so that a slow cluster does not elect for ever (H17); but never so
+    /// long that a healed cluster is not served for want of a question.
     fn set_view_change_timer(&mut self) {
         if self.view_change.rounds >= 4 {
             self.mark(Mark::TriedInVain);
         }
         let futile = self.view_change.rounds.saturating_sub(1);
-        let longer = self.view_change_patience() * (1 << futile.min(4));
+        let patience = self.view_change_patience();
+        let longer = (patience * (1 << futile.min(4))).min(patience.max(PATIENCE_MAX));
         let patience = self.jittered(longer);
         self.timers.set(Timer::ViewChange, self.in_a(patience));
     }
