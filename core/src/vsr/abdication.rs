@@ -7,6 +7,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::normal::Acked;
 use super::replica::{Replica, Timer};
 use crate::io::Effects;
@@ -34,6 +35,17 @@ impl Abdication {
     /// All of them, in the order of their counters.
     pub const ALL: [Self; 6] =
         [Self::HearsNobody, Self::HeardByNobody, Self::NoProgress, Self::SlowDisk, Self::Clock, Self::Behind];
+
+    fn mark(self) -> Mark {
+        match self {
+            Self::HearsNobody => Mark::AbdicateHearsNobody,
+            Self::HeardByNobody => Mark::AbdicateHeardByNobody,
+            Self::NoProgress => Mark::AbdicateNoProgress,
+            Self::SlowDisk => Mark::AbdicateSlowDisk,
+            Self::Clock => Mark::AbdicateClock,
+            Self::Behind => Mark::PrimaryBehind,
+        }
+    }
 
     /// It does harm by sounding alive: no heartbeat leaves any more. The others serve on until the next one takes over.
     fn silences(self) -> bool {
@@ -112,6 +124,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn abdicate(&mut self, why: Abdication, effects: &mut Effects) {
         if self.view_change.asked() <= self.view {
             self.fitness.counts[why as usize] += 1;
+            self.mark(why.mark());
             self.fitness.asking = Some(why);
             if !why.silences() {
                 self.fitness.unfit = Some(self.now.mono);
@@ -124,6 +137,7 @@ impl<M: Machine> Replica<M> {
     fn stay(&mut self) {
         let passed = self.fitness.asking.is_some_and(|why| why != Abdication::Behind);
         if passed {
+            self.mark(Mark::AbdicationPassed);
             self.fitness.asking = None;
             self.view_change.withdraw();
             self.timers.clear(Timer::ViewChange);

@@ -15,6 +15,7 @@
 use core::time::Duration;
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
 use crate::errors::ErrorCode;
 use crate::io::{Effect, Effects};
@@ -131,6 +132,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn on_hand_over_timer(&mut self) {
         let Some(hand_over) = self.hand_over else { return };
         if self.now.mono >= hand_over.until {
+            self.mark(Mark::HandOverTimedOut);
             self.hand_over = None;
             self.hand_overs.given_up += 1;
         } else {
@@ -143,6 +145,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn end_hand_over(&mut self) {
         if let Some(hand_over) = self.hand_over.take() {
             let done = hand_over.view == self.view;
+            self.mark(if done { Mark::HandOverDone } else { Mark::HandOverOther });
             self.hand_overs.done += u64::from(done);
             self.hand_overs.given_up += u64::from(!done);
             self.timers.clear(Timer::HandOver);
@@ -158,6 +161,7 @@ impl<M: Machine> Replica<M> {
         if header.flags.get() & REFUSED != 0 {
             let ours = self.hand_over.filter(|ours| ours.target == from && ours.view == view);
             if ours.is_some() && self.is_primary() {
+                self.mark(Mark::HandOverRefused);
                 self.hand_over = None;
                 self.hand_overs.refused += 1;
                 self.timers.clear(Timer::HandOver);
@@ -172,9 +176,11 @@ impl<M: Machine> Replica<M> {
         // It has executed all of its log, which is our log.
         self.commit_max = self.commit_max.max(header.commit.get().min(head));
         if self.is_fit_to_lead(head, header.nonce.get()) {
+            self.mark(Mark::HandOverTaken);
             self.view_change.plan(view);
             self.ask_view_change(view, effects);
         } else {
+            self.mark(Mark::HandOverDeclined);
             let mut answer = self.frame(Command::HandOver);
             answer.header.op = view.into();
             answer.header.flags = REFUSED.into();

@@ -12,6 +12,7 @@
 use alloc::vec::Vec;
 
 use super::machine::Machine;
+use super::marks::Mark;
 use super::membership::{Change, Members, Role};
 use super::normal::Pending;
 use super::replica::{Ignored, Replica, Status};
@@ -99,8 +100,12 @@ impl<M: Machine> Replica<M> {
         {
             return Err(ErrorCode::NotCaughtUp);
         }
-        self.check_quorum_without(change.leaving(), &next)?;
+        if let Err(why) = self.check_quorum_without(change.leaving(), &next) {
+            self.mark(Mark::ChangeRefused);
+            return Err(why);
+        }
         if self.reconfiguration.settled != (self.view, self.members.number) {
+            self.mark(Mark::ChangeTooEarly);
             self.enqueue_settling();
             return Err(ErrorCode::PrimaryNotSettled);
         }
@@ -162,7 +167,9 @@ impl<M: Machine> Replica<M> {
         let waiting = self.members.list().iter().find(|member| member.role == Role::Successor);
         if let Some(id) = waiting.map(|member| member.id).filter(|_| self.is_primary()) {
             // What is not possible now is tried again.
-            let _ = self.request_change(u64::from(self.members.number), &Change::Promote { id });
+            if self.request_change(u64::from(self.members.number), &Change::Promote { id }).is_ok() {
+                self.mark(Mark::SuccessorPromoted);
+            }
         }
     }
 
@@ -214,18 +221,20 @@ impl<M: Machine> Replica<M> {
             Status::Recovering => self.finish_recovery(effects),
             Status::RecoveringHead => self.look_for_primary(effects),
             Status::Normal if self.members.primary_of(self.view) == before.primary_of(self.view) => {
+                self.mark(Mark::MembersStay);
                 self.ok_due = true;
                 self.on_heartbeat(effects);
                 self.ask_view_change_again(effects);
             }
             // Whoever had no vote never spoke for its view, and the others may well stay in it.
-            Status::ViewChange if !before.is_voter(self.me) => {}
+            Status::ViewChange if !before.is_voter(self.me) => self.mark(Mark::MembersWait),
             Status::Normal | Status::ViewChange => self.leave_view_of(&before, effects),
         }
     }
 
     /// In a view for which this replica may have spoken under other members it does not speak again.
     fn leave_view_of(&mut self, before: &Members, effects: &mut Effects) {
+        self.mark(Mark::MembersLeave);
         if self.status == Status::Normal && before.primary_of(self.view) == self.me {
             self.say_heartbeat(effects);
         }
@@ -234,6 +243,7 @@ impl<M: Machine> Replica<M> {
 
     /// This replica is no member any more. It tells the others what it knows, and ends.
     fn leave_shard(&mut self, effects: &mut Effects) {
+        self.mark(Mark::MembersGone);
         if self.is_primary() {
             self.say_heartbeat(effects);
         }
@@ -265,7 +275,12 @@ impl<M: Machine> Replica<M> {
         match Members::decode(&mut Reader::new(frame.body())) {
             // Whoever joins waits for members that it is among.
             Ok(members) if self.members.is_unknown() && members.get(self.me).is_none() => {}
-            Ok(members) if !members.is_unknown() => self.learn_members(&members),
+            Ok(members) if !members.is_unknown() => {
+                if members.number > self.superblock.wanted().members.number {
+                    self.mark(Mark::MembersLearned);
+                }
+                self.learn_members(&members);
+            }
             _ => self.ignore(Ignored::Malformed),
         }
     }

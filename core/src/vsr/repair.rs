@@ -418,7 +418,6 @@ impl<M: Machine> Replica<M> {
             self.mark(if nowhere { Mark::TransferBehind } else { Mark::TransferGivenUp });
             self.start_sync(from, effects);
         } else if self.is_primary() && self.view_change.asked() <= self.view {
-            self.mark(Mark::PrimaryBehind);
             // Who can't execute what is committed can't lead (H20, H34).
             self.abdicate(Abdication::Behind, effects);
         }

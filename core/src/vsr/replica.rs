@@ -421,6 +421,7 @@ impl<M: Machine> Replica<M> {
                     return self.ignore(Ignored::Stranger);
                 }
                 if !same && is_vote(header.command()) {
+                    self.mark(Mark::MembersElsewhere);
                     return self.ignore(Ignored::OtherMembers);
                 }
                 if self.status == Status::Recovering {
