@@ -65,7 +65,7 @@ registry! {
     RoomUnknown = 13001, "room_unknown", false, "no room of that name exists", "open the room first";
     KeyConflict = 13002, "key_conflict", false, "the key was used before with other content; seq names the first message", "use a fresh key for another message";
     KeyTooOld = 13003, "key_too_old", false, "the key is older than the deduplication horizon", "send it as a new message with a fresh key, if it was never sent";
-    KeyFromFuture = 13004, "key_from_future", false, "the key's time is more than 60 s ahead of the cluster", "correct the client's clock by server_time";
+    KeyFromFuture = 13004, "key_from_future", false, "the key's time is more than 60 s ahead of the cluster", "correct the client's clock by server_time; if the key was sent before, look in the history first";
     ExpectationFailed = 13005, "expectation_failed", false, "expect_seq is not the room's head; seq names the head", "read on from your position, then decide again";
     RoomNameInvalid = 13006, "room_name_invalid", false, "a room name is 1 to 128 of A-Z a-z 0-9 . _ : -", "choose another name";
     UserNameInvalid = 13007, "user_name_invalid", false, "a user name is 1 to 64 printable characters without spaces", "choose another name";

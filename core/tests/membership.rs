@@ -109,14 +109,14 @@ fn h57_members_that_change_while_a_standby_asks_where_the_log_begins_do_not_lead
     let view = cluster.view(1).view;
     let id = cluster.join();
     // It begins with a state transfer, which does not end yet.
-    cluster.lost = Some(Command::Block);
+    cluster.lost = vec![Command::Block];
     assert_eq!(cluster.change(&standby(id)), None);
     cluster.pass(MOMENT);
     assert_eq!((cluster.view(3).status, cluster.view(3).view), (Status::ViewChange, view));
     assert_eq!(cluster.change(&standby(ReplicaId(4))), None);
     cluster.pass(MOMENT);
     assert_eq!(cluster.replica(3).members().number, members(&cluster).number);
-    cluster.lost = None;
+    cluster.lost.clear();
     publish(&mut cluster, 100);
     cluster.pass(LONG);
     assert_eq!((cluster.view(3).status, cluster.view(3).view), (Status::Normal, view));

@@ -260,3 +260,33 @@ fn a_backup_that_lags_by_more_than_a_start_view_serves_with_the_next_primary() {
         assert!(cluster.state(1) == cluster.state(2), "replica {late} is {lag} behind");
     }
 }
+
+/// One lacks the middle of the log, the other its end: whoever leads has to fetch much that can't be executed yet.
+#[test]
+fn h20_two_that_each_lack_another_part_of_a_long_log_make_it_whole() {
+    let mut cluster = Cluster::with_slots(3, 256);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    cluster.pass(Duration::from_millis(50));
+    cluster.cut.extend([(0, 1), (2, 1), (1, 0), (1, 2)].map(|(from, to)| (replica(from), replica(to))));
+    (1..=60).for_each(|number| assert!(cluster.publish(number).is_some()));
+    cluster.pass(Duration::from_millis(200));
+    cluster.crash(0);
+    cluster.cut.clear();
+    cluster.lost = vec![Command::RequestPrepare];
+    cluster.pass(LONG);
+    assert_eq!(cluster.primary(), Some(2));
+    assert_eq!(cluster.publish(61), None, "replica 1 acknowledges nothing before it has what lies below");
+    cluster.crash(2);
+    cluster.lost.push(Command::StartView);
+    cluster.start(0);
+    cluster.pass(LONG);
+    assert_eq!((cluster.view(0).status, cluster.view(1).status), (Status::ViewChange, Status::ViewChange));
+    cluster.lost.clear();
+    cluster.pass(LONG * 4);
+    cluster.register();
+    assert!(cluster.publish(63).is_some(), "{:#?} {:#?}", cluster.view(0), cluster.view(1));
+    cluster.pass(Duration::from_millis(200));
+    assert!(cluster.state(0) == cluster.state(1));
+}

@@ -481,8 +481,7 @@ impl<M: Machine> Replica<M> {
         answer: bool,
         effects: &mut Effects,
     ) {
-        let keep = 2 * u64::from(self.config.pipeline);
-        let wanted = op <= self.commit_min() + keep;
+        let wanted = op <= self.wanted_through();
         let Some(slot) = self.journal.get_mut(op).filter(|slot| slot.digest == Some(digest)) else {
             return self.ignore(Ignored::Unlinked);
         };

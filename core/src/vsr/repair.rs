@@ -136,8 +136,19 @@ impl<M: Machine> Replica<M> {
         true
     }
 
+    /// Entries up to here have room in memory. Who is to lead executes nothing yet, but needs all of the log: there,
+    /// what is durable makes room for more.
+    pub(super) fn wanted_through(&self) -> u64 {
+        let done = if self.status == Status::Normal {
+            self.commit_min()
+        } else {
+            self.commit_min().max(self.durable_op)
+        };
+        done + 2 * u64::from(self.config.pipeline)
+    }
+
     fn ask_for_entries(&mut self, first: u64, effects: &mut Effects) -> bool {
-        let last = self.journal.head.min(self.commit_min() + 2 * u64::from(self.config.pipeline));
+        let last = self.journal.head.min(self.wanted_through());
         for op in first..=last {
             if self.repair.outstanding.len() >= BUDGET {
                 break;

@@ -75,7 +75,7 @@ pub(crate) struct Cluster {
     /// Links that are cut, one way.
     pub(crate) cut: Vec<(Address, Address)>,
     /// Frames that no link carries.
-    pub(crate) lost: Option<Command>,
+    pub(crate) lost: Vec<Command>,
     pub(crate) to_edge: Vec<Frame>,
     /// Disks that stand still while everything else goes on.
     pub(crate) stalled: Vec<usize>,
@@ -131,7 +131,7 @@ impl Cluster {
             wire: VecDeque::new(),
             now,
             cut: Vec::new(),
-            lost: None,
+            lost: Vec::new(),
             to_edge: Vec::new(),
             stalled: Vec::new(),
             clocks: Vec::new(),
@@ -362,7 +362,7 @@ impl Cluster {
     }
 
     pub(crate) fn deliver(&mut self, from: Address, to: Address, frame: Frame) {
-        if self.cut.contains(&(from, to)) || self.lost == Some(frame.header.command()) {
+        if self.cut.contains(&(from, to)) || self.lost.contains(&frame.header.command()) {
             return;
         }
         match to {

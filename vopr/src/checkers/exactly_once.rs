@@ -83,11 +83,13 @@ impl ExactlyOnce {
         self.stands_at(&scope, outcome.seq)
     }
 
-    /// A refusal says that the call has no effect. Two do not: a key that was too old by the time of a retry may
-    /// have taken effect at the first attempt, and a temporary error ends nothing.
+    /// A refusal says that the call has no effect. Three do not: a key whose time is too old, or too new, for one
+    /// attempt may have taken effect at another (the shard's time goes on, and a primary's clock may be behind), and a
+    /// temporary error ends nothing.
     fn refused(&mut self, call: CallId, error: ErrorCode) -> Result<(), Violation> {
         let Some((scope, body)) = self.calls.get(&call) else { return Ok(()) };
-        if error == ErrorCode::KeyTooOld || error.entry().temporary {
+        let of_its_time = [ErrorCode::KeyTooOld, ErrorCode::KeyFromFuture].contains(&error);
+        if of_its_time || error.entry().temporary {
             return Ok(());
         }
         if self.bodies.get(scope) == Some(body) {
