@@ -172,10 +172,10 @@ mod tests {
         let mut story = Story::good();
         story.change(|what| {
             if let What::Acknowledged { user: UserId(0), call: call @ CallId(1), .. } = *what {
-                *what = What::Refused { user: UserId(0), call, error: ErrorCode::KeyFromFuture };
+                *what = What::Refused { user: UserId(0), call, error: ErrorCode::KeyConflict };
             }
         });
-        story.violates::<ExactlyOnce>("a message of alice was refused (key_from_future), yet it stands");
+        story.violates::<ExactlyOnce>("a message of alice was refused (key_conflict), yet it stands");
     }
 
     #[test]
