@@ -176,6 +176,42 @@ fn h55_a_client_that_reads_nothing_loses_nothing_and_holds_nobody_up() {
     assert_eq!(got, (1..=300).collect::<Vec<_>>());
 }
 
+/// It asks for pages as fast as it can and reads none of them: refused at first, closed if it does not stop.
+#[test]
+fn h55_a_client_that_asks_and_never_reads_is_refused_and_then_closed() {
+    let mut world = World::new();
+    let (ada, greedy) = (world.client(0, 1, "ada"), world.client(0, 2, "greedy"));
+    for number in 0..20 {
+        let key = world.key(number);
+        world.publish(0, ada, number + 10, &key, "xxxxxxxxxxxxxxxxxxxx");
+    }
+    world.pass(20);
+    let _read = world.frames(greedy);
+    world.stuck.push(greedy);
+    let held = |world: &World| world.read.get(&greedy).map_or(0, Vec::len);
+    let mut refused = 0;
+    for id in 100..1_000 {
+        world.say(0, greedy, &format!(r#"{{"id":{id},"history":{{"room":"general","limit":20}}}}"#));
+        world.pass(2);
+        if world.edges[0].2.closed.contains(&(greedy, CloseCode::SLOW_CONSUMER)) {
+            break;
+        }
+        let text = String::from_utf8_lossy(&world.read[&greedy]).into_owned();
+        refused = text.matches("\"code\":11004").count();
+    }
+    assert!(refused > 10, "{refused} questions were refused");
+    assert!(
+        world.edges[0].2.closed.contains(&(greedy, CloseCode::SLOW_CONSUMER)),
+        "{} bytes wait",
+        held(&world)
+    );
+    assert!(held(&world) <= gateway::limits().unread() + 4096, "{} bytes were kept", held(&world));
+    let key = world.key(99);
+    world.publish(0, ada, 99, &key, "still here");
+    world.pass(20);
+    assert_eq!(seqs(&world.frames(ada)).last(), Some(&21));
+}
+
 #[test]
 fn bad_input_gets_its_numbered_error_and_the_connection_lives() {
     let mut world = World::new();

@@ -1,7 +1,7 @@
 //! What an observer of a run may see: the input of every checker. The system under test never knows of it.
 
 use tigerchat_core::errors::ErrorCode;
-use tigerchat_core::types::{Instant, ReplicaId};
+use tigerchat_core::types::{Address, Instant, ReplicaId};
 use tigerchat_core::vsr::load::Load;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::Key;
@@ -63,9 +63,9 @@ pub enum What {
     Started {
         replica: ReplicaId,
     },
-    /// One of a replica's queues or tables is fuller than it was ever seen in this process.
+    /// One of the queues or tables of a replica or an edge is fuller than it was ever seen in this process.
     Fuller {
-        replica: ReplicaId,
+        at: Address,
         load: Load,
     },
     /// The run did not become quiet in time: what a replica waits for, in words.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use tigerchat_core::chat::Chat;
-use tigerchat_core::types::ReplicaId;
+use tigerchat_core::edge::{Edge, loads};
+use tigerchat_core::types::{Address, EdgeId, ReplicaId};
 use tigerchat_core::vsr::load::LOADS;
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::replica::{Replica, Status, View};
@@ -15,6 +16,7 @@ use tigerchat_core::wire::entry::Digest;
 
 use crate::TENANT;
 use crate::history::{FinalReplica, FinalRoom, SeenMessage, What};
+use crate::world::SHARD;
 
 /// What was last seen of one replica.
 #[derive(Debug, Default)]
@@ -25,6 +27,28 @@ pub struct Watch {
     checkpoint: u64,
     /// The most that each queue and table held.
     fullest: [usize; LOADS],
+}
+
+/// What was last seen of an edge's process.
+#[derive(Debug, Default)]
+pub struct EdgeWatch {
+    edge: Option<EdgeId>,
+    fullest: [usize; loads::LOADS],
+}
+
+impl EdgeWatch {
+    /// Compares with the last look. An edge that starts again has another id, and begins empty.
+    pub fn look(&mut self, id: EdgeId, edge: &Edge, mut tell: impl FnMut(What)) {
+        if self.edge != Some(id) {
+            *self = Self { edge: Some(id), fullest: [0; loads::LOADS] };
+        }
+        for (load, fullest) in edge.loads().into_iter().zip(&mut self.fullest) {
+            if load.holds > *fullest {
+                *fullest = load.holds;
+                tell(What::Fuller { at: Address::Edge(id), load });
+            }
+        }
+    }
 }
 
 impl Watch {
@@ -52,7 +76,8 @@ impl Watch {
         for (load, fullest) in replica.loads().into_iter().zip(&mut self.fullest) {
             if load.holds > *fullest {
                 *fullest = load.holds;
-                tell(What::Fuller { replica: id, load });
+                let at = Address::Replica { shard: SHARD, replica: id };
+                tell(What::Fuller { at, load });
             }
         }
         let now = replica.observe();

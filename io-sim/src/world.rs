@@ -31,7 +31,7 @@ use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
 use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
 use crate::network::{Arriving, Network, Place};
-use crate::observer::{Watch, final_of};
+use crate::observer::{EdgeWatch, Watch, final_of};
 use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::random::Random;
@@ -139,6 +139,7 @@ pub struct World<'a> {
     trace: u64,
     config: ShardConfig,
     watches: Vec<Watch>,
+    edge_watches: Vec<EdgeWatch>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
     arrivals: Vec<Arriving>,
@@ -198,6 +199,7 @@ impl<'a> World<'a> {
             trace: seed,
             config,
             watches: std::iter::repeat_with(Watch::default).take(replicas).collect(),
+            edge_watches: std::iter::repeat_with(EdgeWatch::default).take(places - replicas).collect(),
             queue: BinaryHeap::new(),
             sequence: 0,
             arrivals: Vec::new(),
@@ -449,7 +451,10 @@ impl<'a> World<'a> {
 
     /// Looks at what a turn did to a replica. Returns what it became by it.
     fn watch(&mut self, place: Place) -> Vec<Point> {
-        let Role::Replica(id) = self.processes[place].role else { return Vec::new() };
+        let Role::Replica(id) = self.processes[place].role else {
+            self.watch_edge(place);
+            return Vec::new();
+        };
         let mut seen = Vec::new();
         let before = self.watches[place].stance();
         if let Some(replica) =
@@ -461,6 +466,16 @@ impl<'a> World<'a> {
         seen.into_iter().for_each(|what| self.observe(what));
         self.perhaps_ambush_new_view();
         became(before, self.watches[place].stance())
+    }
+
+    fn watch_edge(&mut self, place: Place) {
+        let process = &self.processes[place];
+        let edge = process.node.as_ref().and_then(|node| node.edge());
+        let (Some(edge), Some(Address::Edge(id))) = (edge, process.address) else { return };
+        let mut seen = Vec::new();
+        let at = place - self.watches.len();
+        self.edge_watches[at].look(id, edge, |what| seen.push(what));
+        seen.into_iter().for_each(|what| self.observe(what));
     }
 
     /// Carries out what a turn wanted, until the process crashes.

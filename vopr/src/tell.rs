@@ -1,6 +1,7 @@
 //! Observations in words, one line each.
 
 use io_sim::history::{Observation, SeenMessage, What};
+use tigerchat_core::types::Address;
 use tigerchat_core::vsr::load::Load;
 
 /// One line about what happened.
@@ -24,8 +25,10 @@ pub fn told(what: &What) -> String {
         | What::Checkpointed { .. }
         | What::Crashed { .. }
         | What::Started { .. }
-        | What::Fuller { .. }
         | What::Waits { .. } => of_replica(what),
+        What::Fuller { at, load: Load { what, holds, limit } } => {
+            format!("{}: {what}: {holds} of {limit} at most", name_of(*at))
+        }
         What::Healed { core } => {
             let core: Vec<u16> = core.iter().map(|replica| replica.0).collect();
             format!("a quorum is healed for good: replicas {core:?}")
@@ -57,9 +60,6 @@ fn of_replica(what: &What) -> String {
         What::Crashed { replica, power: true } => format!("replica {} lost power", replica.0),
         What::Crashed { replica, power: false } => format!("replica {} was killed", replica.0),
         What::Started { replica } => format!("replica {} started", replica.0),
-        What::Fuller { replica, load: Load { what, holds, limit } } => {
-            format!("replica {}: {what}: {holds} of {limit} at most", replica.0)
-        }
         What::Waits { replica, what } => format!("replica {}: {what}", replica.0),
         other => format!("{other:?}"),
     }
@@ -110,6 +110,14 @@ fn told_message(message: &SeenMessage) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A process as a person knows it.
+pub(crate) fn name_of(address: Address) -> String {
+    match address {
+        Address::Replica { replica, .. } => format!("replica {}", replica.0),
+        Address::Edge(edge) => format!("edge {}", edge.0),
+    }
 }
 
 #[cfg(test)]

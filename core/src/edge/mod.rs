@@ -12,6 +12,7 @@ mod auth;
 mod command;
 mod connection;
 mod feed;
+pub mod loads;
 mod reads;
 mod rooms;
 mod serve;
@@ -96,6 +97,13 @@ pub struct EdgeLimits {
 }
 
 impl EdgeLimits {
+    /// Bytes that may wait for one connection's socket before it is closed: pages that were asked for before its queue
+    /// was full have room, a client that asks and never reads has not.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        16 * self.send_queue as usize
+    }
+
     /// For a shard whose largest entry has `entry_max` bytes and whose sessions have that window.
     #[must_use]
     pub fn for_shard(entry_max: usize, window: u8) -> Self {
@@ -254,7 +262,7 @@ impl Edge {
             let Some(client) = self.connections.get_mut(&connection) else { continue };
             client.flush(connection, effects);
             client.touched = false;
-            if client.broken {
+            if client.broken || client.queued > self.config.limits.unread() {
                 self.close(connection, CloseCode::SLOW_CONSUMER, effects);
             }
         }

@@ -24,7 +24,7 @@ const BEHIND: Duration = Duration::from_millis(20);
 /// A question is given up after this.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// Questions under way.
-const READS_MAX: usize = 1024;
+pub(super) const READS_MAX: usize = 1024;
 
 /// What an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,10 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    pub(super) fn holds(&self) -> usize {
+        self.list.len()
     }
 
     pub(super) fn forget(&mut self, connection: ConnectionId) {

@@ -272,7 +272,12 @@ impl Edge {
         linearizable: bool,
         effects: &mut EdgeEffects,
     ) -> Result<(), ErrorCode> {
-        let floor = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?.floor;
+        let client = self.connections.get(&connection).ok_or(ErrorCode::NotConnected)?;
+        if client.queued >= self.config.limits.send_queue as usize {
+            // It asks for more than it reads.
+            return Err(ErrorCode::Overloaded);
+        }
+        let floor = client.floor;
         let asked = self.ask(connection, purpose, query, (floor, linearizable), effects);
         if asked { Ok(()) } else { Err(ErrorCode::Overloaded) }
     }

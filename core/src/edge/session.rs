@@ -150,6 +150,16 @@ impl Session {
         self.sent.len()
     }
 
+    /// Requests that wait for the window, and those in flight.
+    pub(super) fn holds(&self) -> (usize, usize) {
+        (self.waiting.len(), self.sent.len())
+    }
+
+    /// The most of both. One more may wait: the one that was being filled.
+    pub(super) fn limits(&self) -> (usize, usize) {
+        (WAITING_WINDOWS * self.window + 1, self.window)
+    }
+
     /// Appends a command to the request that is being filled; false when there is no room for it anywhere.
     pub(super) fn push(
         &mut self,

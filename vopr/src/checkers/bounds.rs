@@ -1,9 +1,10 @@
-//! Every queue and table of a replica stays within its limit (I21), whatever comes in.
+//! Every queue and table of a replica or an edge stays within its limit (I21), whatever comes in.
 
 use io_sim::history::{Final, Observation, Violation, What};
 use tigerchat_core::vsr::load::Load;
 
 use super::{Checker, violated};
+use crate::tell::name_of;
 
 const NAME: &str = "bounds";
 
@@ -17,8 +18,8 @@ impl Checker for Bounds {
 
     fn observe(&mut self, seen: &Observation) -> Result<(), Violation> {
         match seen.what {
-            What::Fuller { replica, load: Load { what, holds, limit } } if holds > limit => {
-                violated(NAME, format!("replica {}: {what}: {holds}, the limit is {limit}", replica.0))
+            What::Fuller { at, load: Load { what, holds, limit } } if holds > limit => {
+                violated(NAME, format!("{}: {what}: {holds}, the limit is {limit}", name_of(at)))
             }
             _ => Ok(()),
         }

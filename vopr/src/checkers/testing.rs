@@ -5,7 +5,7 @@ use std::time::Duration;
 use io_sim::history::{
     CallId, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, What,
 };
-use tigerchat_core::types::{Instant, ReplicaId, TenantId};
+use tigerchat_core::types::{Address, Instant, ReplicaId, ShardId, TenantId};
 use tigerchat_core::vsr::load::Load;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::wire::chat::Key;
@@ -66,7 +66,8 @@ impl Story {
             let replica = ReplicaId(replica);
             story.push(What::Started { replica });
             story.push(What::Members { replica, members: Members::first(3, 2).expect("a majority") });
-            story.push(What::Fuller { replica, load: Load { what: "sessions", holds: 8, limit: 8 } });
+            let at = Address::Replica { shard: ShardId(1), replica };
+            story.push(What::Fuller { at, load: Load { what: "sessions", holds: 8, limit: 8 } });
         }
         for user in 0..2 {
             story.push(What::Entered { user: UserId(user), room: ROOM.into() });
