@@ -41,6 +41,7 @@ pub fn all() -> Vec<Row> {
     let kill = row("kill-primary", 50, 150, kill_primary);
     vec![
         Row { bound: Bound { median: Some(ms(50)), ..kill.bound }, ..kill },
+        row("kill-primary-under-load", 12, 400, kill_under_load),
         row("stop-primary", 50, 400, stop_primary),
         row("kill-backup", 20, 300, kill_backup),
         proxied(row("cut-primary", 10, 400, |stage, _| cut(stage, true, true))),
@@ -66,6 +67,12 @@ pub fn all() -> Vec<Row> {
 fn kill_primary(stage: &mut Stage, _: usize) -> Instant {
     let primary = stage.primary();
     kill_and_restart(stage, primary)
+}
+
+/// With a full window at all times; 20,000 messages in twelve rounds.
+fn kill_under_load(stage: &mut Stage, round: usize) -> Instant {
+    stage.load(1_700);
+    kill_primary(stage, round)
 }
 
 fn kill_backup(stage: &mut Stage, round: usize) -> Instant {

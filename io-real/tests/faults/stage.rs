@@ -17,6 +17,8 @@ pub struct Stage {
     pub cluster: Cluster,
     traffic: Traffic,
     standing: Standing,
+    /// Messages in flight at each fault.
+    in_flight: Vec<u64>,
 }
 
 /// What came of a row.
@@ -30,6 +32,8 @@ pub struct Outcome {
     pub without_service: Vec<Duration>,
     /// The longest time without an acknowledgement in all rounds, healing included.
     pub longest_pause: Duration,
+    /// Messages in flight at each fault.
+    pub in_flight: Vec<u64>,
     pub failed: Option<String>,
 }
 
@@ -37,7 +41,7 @@ impl Stage {
     fn start(row: &Row) -> Self {
         let cluster = Cluster::start(row.name, row.proxied);
         let traffic = Traffic::start(&cluster);
-        let mut this = Self { cluster, traffic, standing: Standing::default() };
+        let mut this = Self { cluster, traffic, standing: Standing::default(), in_flight: Vec::new() };
         for _ in 0..WARM_UP / 50 {
             this.traffic.fill_window();
         }
@@ -69,9 +73,17 @@ impl Stage {
     /// Does it with a window of messages in flight. Returns when.
     pub fn fault_by(&mut self, does: impl FnOnce(&mut Self)) -> Instant {
         self.traffic.fill_window();
+        self.in_flight.push(self.traffic.in_flight());
         let at = Instant::now();
         does(self);
         at
+    }
+
+    /// Publishes so many with a full window, which stays full.
+    pub fn load(&self, messages: usize) {
+        self.traffic.keep_full();
+        let goal = self.traffic.count() + messages;
+        wait_until("messages are acknowledged", || self.traffic.count() >= goal);
     }
 
     /// Waits until there is service again, and leaves everything as it is for a while.
@@ -116,6 +128,7 @@ pub fn play(row: &Row, rounds: usize) -> Outcome {
             outcome.rounds += 1;
         }
     }));
+    outcome.in_flight.clone_from(&stage.in_flight);
     if let Err(panic) = played {
         outcome.failed = Some(format!("{}\n{}", words_of(&*panic), stage.cluster.said()));
         return outcome;

@@ -71,9 +71,10 @@ impl Table {
             return;
         }
         println!(
-            "{:<26} {:>5} {:>12} {:>5} {:>7} {:>9} {:>9} {:>9} {:>11}  verdict",
+            "{:<26} {:>5} {:>9} {:>12} {:>5} {:>7} {:>9} {:>9} {:>9} {:>11}  verdict",
             "fault",
             "count",
+            "in flight",
             "acknowledged",
             "lost",
             "doubled",
@@ -89,9 +90,10 @@ impl Table {
                 None => row.bound.worst.as_millis().to_string(),
             };
             println!(
-                "{:<26} {:>5} {:>12} {:>5} {:>7} {:>9} {:>9} {:>9} {:>11}  {}",
+                "{:<26} {:>5} {:>9} {:>12} {:>5} {:>7} {:>9} {:>9} {:>9} {:>11}  {}",
                 row.name,
                 outcome.rounds,
+                outcome.in_flight.iter().min().unwrap_or(&0),
                 outcome.acknowledged,
                 outcome.lost,
                 outcome.doubled,
@@ -103,7 +105,7 @@ impl Table {
             );
         }
         println!(
-            "\n{build} build, {cores} cores. median, worst: from the fault to the first acknowledgement of a message sent \
+            "\n{build} build, {cores} cores. in flight: messages not yet acknowledged at a fault, the least. median, worst: from the fault to the first acknowledgement of a message sent \
              after it (bound: worst, or median / worst). pause: the longest time without any acknowledgement, healing \
              included."
         );
@@ -114,6 +116,7 @@ impl Table {
         json!({
             "fault": row.name,
             "count": outcome.rounds,
+            "in_flight": outcome.in_flight,
             "acknowledged": outcome.acknowledged,
             "lost": outcome.lost,
             "doubled": outcome.doubled,

@@ -94,6 +94,8 @@ struct Shared {
     /// Messages to be sent at once.
     burst: AtomicU64,
     in_flight: AtomicU64,
+    /// The window is to be full at all times.
+    full: AtomicBool,
     /// The publisher ends when all is acknowledged.
     enough: AtomicBool,
     acknowledged: Mutex<Vec<Acknowledged>>,
@@ -149,6 +151,15 @@ impl Traffic {
             // Not asleep: they are acknowledged within a millisecond.
             std::thread::yield_now();
         }
+    }
+
+    /// From now on the window is full at all times.
+    pub fn keep_full(&self) {
+        self.shared.full.store(true, SeqCst);
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight.load(SeqCst)
     }
 
     /// How many are acknowledged.
@@ -218,7 +229,7 @@ fn publish(mut client: Client, shared: &Shared) {
     while !shared.enough.load(SeqCst) || !waiting.is_empty() {
         while waiting.len() < IN_FLIGHT && !shared.enough.load(SeqCst) {
             let burst = shared.burst.load(SeqCst);
-            if burst == 0 && Instant::now() < due {
+            if burst == 0 && !shared.full.load(SeqCst) && Instant::now() < due {
                 break;
             }
             waiting.insert(next, Waiting { key: key(next), sent: Instant::now() });
