@@ -79,11 +79,15 @@ impl Stage {
         at
     }
 
-    /// Publishes so many with a full window, which stays full.
+    /// Publishes so many with a full window, which stays full until it is `relieved`.
     pub fn load(&self, messages: usize) {
-        self.traffic.keep_full();
+        self.traffic.keep_full(true);
         let goal = self.traffic.count() + messages;
         wait_until("messages are acknowledged", || self.traffic.count() >= goal);
+    }
+
+    pub fn relieve(&self) {
+        self.traffic.keep_full(false);
     }
 
     /// Waits until there is service again, and leaves everything as it is for a while.

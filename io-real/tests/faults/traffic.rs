@@ -153,9 +153,9 @@ impl Traffic {
         }
     }
 
-    /// From now on the window is full at all times.
-    pub fn keep_full(&self) {
-        self.shared.full.store(true, SeqCst);
+    /// Whether the window is full from now on, at all times.
+    pub fn keep_full(&self, full: bool) {
+        self.shared.full.store(full, SeqCst);
     }
 
     pub fn in_flight(&self) -> u64 {
