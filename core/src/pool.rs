@@ -2,14 +2,15 @@
 //! returns it to its pool in O(1), from whichever thread that reader lives on.
 //!
 //! The one law: **nothing allocates after the pool was made, and an empty pool is an answer (`None`), never
-//! growth.** After quiescence every class is full again: a leak check for free.
+//! growth.** After quiescence every class is full again: a leak check for free. Only a pool of [`Pool::lazy`] makes its
+//! buffers as they are needed, still never more of them.
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, Range};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -32,6 +33,8 @@ pub struct Pool {
 struct Shelf {
     class: Class,
     free: ArrayQueue<Arc<Buffer>>,
+    /// Buffers of the class that a lazy pool has not made yet.
+    unmade: AtomicUsize,
 }
 
 struct Buffer {
@@ -54,6 +57,15 @@ impl Pool {
         Self { shelves: classes.into_iter().map(Shelf::stocked).collect() }
     }
 
+    /// The same, but each buffer is made when it is first needed: for simulated processes, of which there are many
+    /// and which use few of theirs.
+    #[must_use]
+    pub fn lazy(classes: &[Class]) -> Self {
+        let mut classes = classes.to_vec();
+        classes.sort_by_key(|class| class.size);
+        Self { shelves: classes.into_iter().map(|class| Arc::new(Shelf::empty(class))).collect() }
+    }
+
     /// A writable buffer that holds at least `size` bytes, from the smallest class that fits; `None` when that
     /// class is used up. Never borrows from a larger class: small frames must not eat the room of batches.
     #[must_use]
@@ -62,7 +74,7 @@ impl Pool {
         // The last reader pushes a buffer back a moment before other readers have let go of their `Arc`; such a
         // buffer is put back and another one tried.
         for _ in 0..shelf.class.count.min(64) {
-            let mut buffer = shelf.free.pop()?;
+            let mut buffer = shelf.free.pop().or_else(|| shelf.make())?;
             if Arc::get_mut(&mut buffer).is_some() {
                 return Some(Draft { buffer: Some(buffer), len: 0 });
             }
@@ -73,19 +85,19 @@ impl Pool {
 
     /// Free buffers and all buffers of each class.
     pub fn levels(&self) -> impl Iterator<Item = (Class, usize)> + '_ {
-        self.shelves.iter().map(|shelf| (shelf.class, shelf.free.len()))
+        self.shelves.iter().map(|shelf| (shelf.class, shelf.level()))
     }
 
     /// How many buffers that could hold `size` bytes (of the class that would serve it) are free.
     #[must_use]
     pub fn free(&self, size: usize) -> usize {
-        self.shelves.iter().find(|shelf| shelf.class.size >= size).map_or(0, |shelf| shelf.free.len())
+        self.shelves.iter().find(|shelf| shelf.class.size >= size).map_or(0, |shelf| shelf.level())
     }
 
     /// Whether every buffer is home.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.shelves.iter().all(|shelf| shelf.free.len() == shelf.class.count)
+        self.shelves.iter().all(|shelf| shelf.level() == shelf.class.count)
     }
 }
 
@@ -96,17 +108,33 @@ impl fmt::Debug for Pool {
 }
 
 impl Shelf {
+    fn empty(class: Class) -> Self {
+        Self { class, free: ArrayQueue::new(class.count.max(1)), unmade: AtomicUsize::new(class.count) }
+    }
+
     fn stocked(class: Class) -> Arc<Self> {
-        let shelf = Arc::new(Self { class, free: ArrayQueue::new(class.count.max(1)) });
-        for _ in 0..class.count {
-            let slack = if class.size >= ALIGNMENT { ALIGNMENT } else { 0 };
-            let bytes = vec![0; class.size + slack];
-            let start = if slack == 0 { 0 } else { bytes.as_ptr().align_offset(ALIGNMENT) };
-            let home = Arc::downgrade(&shelf);
-            let buffer = Buffer { home, readers: AtomicU32::new(0), start, capacity: class.size, bytes };
-            assert!(shelf.free.push(Arc::new(buffer)).is_ok(), "a shelf holds its own stock");
+        let shelf = Arc::new(Self::empty(class));
+        while let Some(buffer) = shelf.make() {
+            assert!(shelf.free.push(buffer).is_ok(), "a shelf holds its own stock");
         }
         shelf
+    }
+
+    /// One of the buffers that were not made yet.
+    fn make(self: &Arc<Self>) -> Option<Arc<Buffer>> {
+        let one_less = |unmade: usize| unmade.checked_sub(1);
+        self.unmade.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok()?;
+        let Class { size, .. } = self.class;
+        let slack = if size >= ALIGNMENT { ALIGNMENT } else { 0 };
+        let bytes = vec![0; size + slack];
+        let start = if slack == 0 { 0 } else { bytes.as_ptr().align_offset(ALIGNMENT) };
+        let home = Arc::downgrade(self);
+        Some(Arc::new(Buffer { home, readers: AtomicU32::new(0), start, capacity: size, bytes }))
+    }
+
+    /// Buffers that nobody holds.
+    fn level(&self) -> usize {
+        self.free.len() + self.unmade.load(Ordering::Relaxed)
     }
 }
 
@@ -181,6 +209,15 @@ impl Draft {
         if len > old {
             self.room()[old..len].fill(0);
         }
+        self.len = len;
+    }
+
+    /// Makes the content `len` bytes long without zeroing it: for who overwrites all of it, or drops the draft.
+    ///
+    /// # Panics
+    /// When `len` exceeds the capacity: our own bug.
+    pub fn resize_to_overwrite(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "a draft of {} bytes can't hold {len}", self.capacity());
         self.len = len;
     }
 
@@ -291,6 +328,19 @@ mod tests {
         assert_eq!(&*part, b"el");
         assert!(!pool.is_full());
         drop(part);
+        assert!(pool.is_full());
+    }
+
+    #[test]
+    fn a_lazy_pool_has_as_many_buffers_as_another_and_makes_those_that_are_used() {
+        let pool = Pool::lazy(&[Class { size: 64, count: 2 }]);
+        assert!(pool.is_full() && pool.free(64) == 2);
+        drop(pool.draft(64).unwrap());
+        let (one, two) = (pool.draft(64).unwrap(), pool.draft(64).unwrap());
+        assert!(pool.draft(64).is_none() && pool.free(64) == 0);
+        drop(one);
+        assert_eq!(pool.free(64), 1);
+        drop(two);
         assert!(pool.is_full());
     }
 

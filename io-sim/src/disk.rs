@@ -137,9 +137,7 @@ impl Disk {
     /// Puts bytes where they are durable: formatting.
     pub fn format(&mut self, bytes: &[u8]) {
         for (cell, bytes) in self.cells.iter_mut().zip(bytes.chunks(SECTOR)) {
-            let mut sector = blank();
-            sector[..bytes.len()].copy_from_slice(bytes);
-            cell.durable = Some(sector);
+            cell.durable = Some(sector_of(bytes));
         }
     }
 
@@ -262,10 +260,8 @@ impl Disk {
         self.writes += 1;
         let first = sector_at(offset);
         for (index, bytes) in data.chunks(SECTOR).enumerate().filter(|(index, _)| reaches(*index)) {
-            let mut sector = blank();
-            sector[..bytes.len()].copy_from_slice(bytes);
             let at = first + index;
-            self.cells[at].cached.push((self.writes, sector));
+            self.cells[at].cached.push((self.writes, sector_of(bytes)));
             self.dirty.insert(at);
             self.counts.repaired += u64::from(self.damaged.remove(&at));
             self.unreadable.remove(&at);
@@ -279,6 +275,7 @@ impl Disk {
 
     fn read(&self, offset: u64, into: &mut [u8]) {
         let first = sector_at(offset);
+        assert!(into.len().div_ceil(SECTOR) <= self.cells.len() - first, "nothing is read behind the end");
         for (cell, bytes) in self.cells[first..].iter().zip(into.chunks_mut(SECTOR)) {
             let newest = cell.cached.last().map(|(_, sector)| sector).or(cell.durable.as_ref());
             match newest {
@@ -401,8 +398,14 @@ impl Disk {
     }
 }
 
-fn blank() -> Sector {
-    Box::new([0; SECTOR])
+/// A whole sector is copied once, without being zeroed before.
+fn sector_of(bytes: &[u8]) -> Sector {
+    let whole = Box::<[u8]>::from(bytes).try_into();
+    whole.unwrap_or_else(|part: Box<[u8]>| {
+        let mut sector = Box::new([0; SECTOR]);
+        sector[..part.len()].copy_from_slice(&part);
+        sector
+    })
 }
 
 fn sector_at(offset: u64) -> usize {

@@ -24,6 +24,7 @@ mod operator;
 mod outsider;
 mod partition;
 pub mod process;
+mod queue;
 pub mod random;
 pub mod recipe;
 pub mod report;

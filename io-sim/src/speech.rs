@@ -181,7 +181,8 @@ pub(crate) fn first_frame(bytes: &[u8]) -> Option<(&[u8], usize)> {
 }
 
 pub(crate) fn key_text(key: Key) -> String {
-    key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |of: u8| char::from(b"0123456789abcdef"[usize::from(of)]);
+    key.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn big<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
@@ -194,11 +195,19 @@ fn hex<'de, D: Deserializer<'de>, const N: usize>(from: D) -> Result<[u8; N], D:
     if text.len() != 2 * N {
         return Err(serde::de::Error::custom("digits are missing"));
     }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(digits).map_err(serde::de::Error::custom)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(serde::de::Error::custom)?;
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let value = digit(digits[0]).zip(digit(digits[1])).map(|(high, low)| high << 4 | low);
+        *byte = value.ok_or_else(|| serde::de::Error::custom("a digit is none"))?;
     }
     Ok(bytes)
+}
+
+fn digit(text: u8) -> Option<u8> {
+    match text {
+        b'0'..=b'9' => Some(text - b'0'),
+        b'a'..=b'f' => Some(text - b'a' + 10),
+        _ => None,
+    }
 }
 
 fn digest<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, D::Error> {

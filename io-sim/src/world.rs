@@ -3,8 +3,7 @@
 //! The one law: **events happen in the order of (virtual time, sequence number), and nothing happens outside of
 //! one.** Nothing ticks while nothing happens: an idle minute costs nothing.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -34,6 +33,7 @@ use crate::network::{Arriving, Network, Place};
 use crate::observer::{EdgeWatch, Watch, final_of};
 use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
+use crate::queue::Queue;
 use crate::random::Random;
 use crate::spectator::{Sight, Spectator, Tell};
 use crate::trouble::Trouble;
@@ -80,30 +80,6 @@ pub enum Event {
     Trouble(Trouble),
 }
 
-#[derive(Debug)]
-struct Scheduled {
-    at: Instant,
-    sequence: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
 /// See the module.
 pub struct World<'a> {
     pub now: Instant,
@@ -140,8 +116,7 @@ pub struct World<'a> {
     config: ShardConfig,
     watches: Vec<Watch>,
     edge_watches: Vec<EdgeWatch>,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    sequence: u64,
+    queue: Queue,
     arrivals: Vec<Arriving>,
     pub(crate) spectator: Option<Spectator<'a>>,
     /// Troubles that came by themselves, and those of them that happen; `None`: all.
@@ -169,7 +144,7 @@ impl<'a> World<'a> {
                 let skew = Skew::draw(drawn.clocks.as_ref(), &mut random);
                 match place.checked_sub(replicas) {
                     None => replica_process(place, &config, &drawn, skew, seed),
-                    Some(edge) => Process::new(Role::Edge(edge), Pool::new(&edge_classes()), None, skew),
+                    Some(edge) => Process::new(Role::Edge(edge), Pool::lazy(&edge_classes()), None, skew),
                 }
             })
             .collect();
@@ -200,8 +175,7 @@ impl<'a> World<'a> {
             config,
             watches: std::iter::repeat_with(Watch::default).take(replicas).collect(),
             edge_watches: std::iter::repeat_with(EdgeWatch::default).take(places - replicas).collect(),
-            queue: BinaryHeap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             arrivals: Vec::new(),
             spectator: None,
             troubles: 0,
@@ -223,20 +197,17 @@ impl<'a> World<'a> {
     /// Lets everything happen until then, or until the observer has had enough.
     pub fn run_until(&mut self, end: Instant) {
         while !self.stopped
-            && let Some(Reverse(next)) = self.queue.peek()
-            && next.at <= end
+            && let Some((at, event)) = self.queue.next_until(end)
         {
-            let Some(Reverse(next)) = self.queue.pop() else { return };
-            self.now = next.at;
-            self.happen(next.event);
+            self.now = at;
+            self.happen(event);
             self.look_around();
         }
         self.now = self.now.max(end);
     }
 
     pub fn schedule(&mut self, at: Instant, event: Event) {
-        self.sequence += 1;
-        self.queue.push(Reverse(Scheduled { at: at.max(self.now), sequence: self.sequence, event }));
+        self.queue.push(at.max(self.now), event);
     }
 
     /// Some time from now on, within `most`.
@@ -733,7 +704,7 @@ fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew
         // A sector that can't be read counts as damaged.
         if victim { errors } else { DiskErrors { read: 0, misdirected_read: 0, ..errors } }
     });
-    Process::new(Role::Replica(id), Pool::new(&pool_classes(&config, INCOMING)), Some(disk), skew)
+    Process::new(Role::Replica(id), Pool::lazy(&pool_classes(&config, INCOMING)), Some(disk), skew)
 }
 
 /// Buffers of each class for frames that are on their way in.

@@ -187,7 +187,7 @@ impl<M: Machine> Replica<M> {
             }
             let size = sector::sectors_for(part.len()) * SECTOR;
             let Some(mut draft) = self.pool.draft(size) else { return };
-            draft.resize(size);
+            draft.resize_to_overwrite(size);
             let from = self.config.layout.checkpoint_offset(image.copy);
             let offset = from + u64::from(image.submitted) * (chunk / PAYLOAD * SECTOR) as u64;
             let stamp = Stamp { op: image.op, view: 0, witness: 0, index: 0 };

@@ -306,7 +306,7 @@ impl<M: Machine> Replica<M> {
         }
         let size = sectors_for(entry.len()) * SECTOR;
         let Some(mut image) = self.pool.draft(size) else { return };
-        image.resize(size);
+        image.resize_to_overwrite(size);
         let stamp = Stamp { op, view: header.view.get(), witness, index: 0 };
         sector::seal(place, offset, stamp, entry, image.bytes_mut());
         (slot.writing, slot.durable) = (Some(digest), None);

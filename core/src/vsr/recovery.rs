@@ -125,13 +125,13 @@ impl<M: Machine> Replica<M> {
                 return Self::submit(effects, DiskOp::Sync { token: Waits::Synced.token() });
             }
             let Some(mut into) = self.pool.draft(slot_bytes) else { return };
-            into.resize(slot_bytes);
+            into.resize_to_overwrite(slot_bytes);
             recovery.submitted += 1;
             recovery.in_flight += 1;
             let (token, offset) = if recovery.stage == Stage::Checkpoint {
                 let left = checkpoint.size - u64::from(number) * self.chunk_bytes() as u64;
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes());
-                into.resize(sector::sectors_for(len) * SECTOR);
+                into.resize_to_overwrite(sector::sectors_for(len) * SECTOR);
                 (
                     Waits::CheckpointRecovered { chunk: number },
                     self.checkpoint_chunk_offset(checkpoint.copy, number),

@@ -308,7 +308,7 @@ impl<M: Machine> Replica<M> {
         }
         let bytes = self.config.layout.slot_sectors as usize * SECTOR;
         let Some(mut into) = self.pool.draft(bytes) else { return self.ignore(Ignored::NoRoom) };
-        into.resize(bytes);
+        into.resize_to_overwrite(bytes);
         self.repair.reads.push(SlotRead { slot, op, peers: peer.into_iter().collect() });
         let offset = self.config.layout.slot_offset(slot);
         Self::submit(effects, DiskOp::Read { token: Waits::SlotRead { slot }.token(), offset, into });

@@ -13,6 +13,8 @@ use super::tokens::Waits;
 pub(super) struct Writer {
     durable: Superblock,
     wanted: Superblock,
+    /// They may differ. Spares every turn the comparison of two superblocks.
+    changed: bool,
     under_way: Option<UnderWay>,
     /// The first copy (0 or 2) of the pair that the next replacement begins with.
     first_pair: usize,
@@ -33,7 +35,7 @@ struct UnderWay {
 
 impl Writer {
     pub(super) fn new(durable: Superblock, first_pair: usize) -> Self {
-        Self { wanted: durable.clone(), durable, under_way: None, first_pair }
+        Self { wanted: durable.clone(), durable, changed: false, under_way: None, first_pair }
     }
 
     pub(super) fn durable(&self) -> &Superblock {
@@ -47,6 +49,7 @@ impl Writer {
     /// Changes what is wanted; [`Self::pump`] gets it going.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Superblock)) {
         change(&mut self.wanted);
+        self.changed = true;
         assert!(
             self.wanted.view >= self.durable.view && self.wanted.log_view >= self.durable.log_view,
             "I07"
@@ -55,7 +58,7 @@ impl Writer {
 
     /// Starts or continues a replacement. An empty pool delays it to the next turn.
     pub(super) fn pump(&mut self, pool: &Pool, effects: &mut Effects) {
-        if self.under_way.is_none() && self.wanted != self.durable {
+        if self.under_way.is_none() && self.differ() {
             self.wanted.parent = self.durable.digest();
             self.wanted.sequence = self.durable.sequence + 1;
             self.under_way = Some(UnderWay {
@@ -72,7 +75,7 @@ impl Writer {
         }
         for copy in under_way.pair..under_way.pair + 2 {
             let Some(mut draft) = pool.draft(Superblock::COPY) else { return };
-            draft.resize(Superblock::COPY);
+            draft.resize_to_overwrite(Superblock::COPY);
             under_way.next.write_copy(copy, draft.bytes_mut());
             under_way.missing += 1;
             let token = Waits::SuperblockWritten { copy: u32::try_from(copy).expect("0 to 3") }.token();
@@ -107,12 +110,19 @@ impl Writer {
         assert!(unchanged, "only a replacement changes the sequence");
         self.durable = done;
         self.wanted.sequence = self.durable.sequence;
+        self.changed = true;
         self.pump(pool, effects);
         true
     }
 
     /// Whether everything that is wanted is durable.
     pub(super) fn is_settled(&self) -> bool {
-        self.under_way.is_none() && self.wanted == self.durable
+        self.under_way.is_none() && !(self.changed && self.wanted != self.durable)
+    }
+
+    /// Whether something is wanted that is not durable.
+    fn differ(&mut self) -> bool {
+        self.changed = self.changed && self.wanted != self.durable;
+        self.changed
     }
 }

@@ -108,7 +108,7 @@ impl<M: Machine> Replica<M> {
         let Some(mut into) = self.pool.draft(sector::sectors_for(len) * SECTOR) else {
             return self.ignore(Ignored::NoRoom);
         };
-        into.resize(sector::sectors_for(len) * SECTOR);
+        into.resize_to_overwrite(sector::sectors_for(len) * SECTOR);
         let chunk = u32::try_from(chunk).expect("below the size over the chunk");
         if self.repair.block_reads.len() >= super::PIPELINE_MAX {
             return self.ignore(Ignored::NoRoom);
@@ -249,7 +249,7 @@ impl<M: Machine> Replica<M> {
         let left = usize::try_from((sync.size - received).min(chunk_bytes)).expect("a part fits memory");
         let bytes = sector::sectors_for(left) * SECTOR;
         let Some(mut into) = self.pool.draft(bytes) else { return self.ask_for_block(effects) };
-        into.resize(bytes);
+        into.resize_to_overwrite(bytes);
         sync.stage = Stage::Looking;
         let chunk = u32::try_from(received / chunk_bytes).expect("below the size over the part");
         let (token, offset) =

@@ -20,8 +20,15 @@ pub struct Chain {
     tenant: TenantId,
     /// By op: the entry that was executed, its parent, and the view in which it was made.
     log: BTreeMap<u64, Link>,
-    /// By room, then by epoch and sequence: the chain values that verified.
-    rooms: BTreeMap<String, BTreeMap<(u64, u64), Digest>>,
+    /// By room, then by epoch and sequence: the messages whose chain values verified.
+    rooms: BTreeMap<String, BTreeMap<(u64, u64), Verified>>,
+}
+
+#[derive(Debug)]
+struct Verified {
+    /// The chain value before it; none: the message before it was not known.
+    before: Option<Digest>,
+    message: SeenMessage,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +94,12 @@ impl Chain {
         let before = match message.seq {
             0 => return violated(NAME, format!("a message of room {} has sequence 0", message.room)),
             1 => Some(Digest::ZERO),
-            seq => known.get(&(message.epoch, seq - 1)).copied(),
+            seq => known.get(&(message.epoch, seq - 1)).map(|before| before.message.chain),
         };
+        let place = (message.epoch, message.seq);
+        if known.get(&place).is_some_and(|known| known.before == before && known.message == *message) {
+            return Ok(());
+        }
         if let Some(before) = before {
             let expected = link(self.tenant, before, message);
             if expected != message.chain {
@@ -101,7 +112,7 @@ impl Chain {
                 );
             }
         }
-        known.insert((message.epoch, message.seq), message.chain);
+        known.insert(place, Verified { before, message: message.clone() });
         Ok(())
     }
 

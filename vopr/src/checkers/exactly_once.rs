@@ -7,7 +7,7 @@ use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::wire::chat::Key;
 use tigerchat_core::wire::entry::Digest;
 
-use super::ledger::furthest;
+use super::ledger::{Ledger, furthest};
 use super::{Checker, violated};
 
 const NAME: &str = "exactly-once";
@@ -21,6 +21,8 @@ pub struct ExactlyOnce {
     /// The sequence under which each key was seen, by anyone and in any way, and its body if that was seen.
     places: BTreeMap<Scope, u64>,
     bodies: BTreeMap<Scope, Vec<u8>>,
+    /// What was looked at already: whatever contradicts it later is found when that comes.
+    passed: Ledger,
     acknowledged: BTreeMap<Scope, Outcome>,
     refused: BTreeMap<Scope, (Vec<u8>, ErrorCode)>,
 }
@@ -100,6 +102,9 @@ impl ExactlyOnce {
     }
 
     fn message(&mut self, message: &SeenMessage) -> Result<(), Violation> {
+        if self.passed.at(&message.room, message.epoch, message.seq) == Some(message) {
+            return Ok(());
+        }
         let scope = (message.room.clone(), message.author.clone(), message.key);
         match self.refused.get(&scope) {
             Some((body, error)) if *body == message.body => return refused_but_there(&scope, *error),
@@ -107,11 +112,16 @@ impl ExactlyOnce {
         }
         self.stands_at(&scope, message.seq)?;
         self.bodies.entry(scope).or_insert_with(|| message.body.clone());
+        // Two contents of one place are another checker's business: the second is looked at each time.
+        let _ = self.passed.witness(message);
         Ok(())
     }
 
     fn stands_at(&mut self, scope: &Scope, seq: u64) -> Result<(), Violation> {
-        let first = *self.places.entry(scope.clone()).or_insert(seq);
+        let first = match self.places.get(scope) {
+            Some(first) => *first,
+            None => *self.places.entry(scope.clone()).or_insert(seq),
+        };
         if first == seq {
             return Ok(());
         }
