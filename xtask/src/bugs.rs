@@ -14,13 +14,15 @@ use crate::nest::Nest;
 use crate::repository::Outcome;
 
 const HELP: &str = "\
-cargo xtask bugs [--only NAME] [--seeds N] [--list]
+cargo xtask bugs [--only NAME] [--seeds N] [--deep] [--list]
 
 Applies each patch of vopr/bugs to a copy of the tracked files, one at a time, and lets a swarm look for it.
-Prints which checker found it at which seed, and fails when a bug survives.
+Prints which checker found it at which seed, and fails when a bug survives. A patch with a line `Deep:`, which says
+where a bug is met that a swarm meets seldom, is named, and hunted only when it is asked for.
 
   --only NAME   only patches whose name contains NAME (may be given several times)
   --seeds N     seeds before a bug counts as a survivor [default: 1000]
+  --deep        hunt only the deep ones, for 20,000 seeds unless --seeds says otherwise
   --list        only list the bugs and their hazards";
 
 /// What was asked for.
@@ -28,6 +30,7 @@ Prints which checker found it at which seed, and fails when a bug survives.
 struct Options {
     only: Vec<String>,
     seeds: u64,
+    deep: bool,
     list: bool,
 }
 
@@ -40,6 +43,8 @@ struct Bug {
     what: String,
     /// The checkers of which one should notice.
     expected: String,
+    /// Why a swarm of the usual size is not asked to find it.
+    deep: Option<String>,
 }
 
 /// How a hunt for one bug ended.
@@ -66,12 +71,14 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>> {
-    let mut options = Options { seeds: 1000, ..Options::default() };
+    let mut options = Options::default();
+    let mut seeds = None;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--only" => options.only.push(value()?),
-            "--seeds" => options.seeds = value()?.parse()?,
+            "--seeds" => seeds = Some(value()?.parse()?),
+            "--deep" => options.deep = true,
             "--list" => options.list = true,
             "--help" | "-h" => {
                 println!("{HELP}");
@@ -80,6 +87,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>
             other => return Err(format!("unknown argument {other}; --help tells which there are").into()),
         }
     }
+    options.seeds = seeds.unwrap_or(if options.deep { 20_000 } else { 1_000 });
     Ok(Some(options))
 }
 
@@ -88,22 +96,30 @@ fn hunt_all(options: &Options) -> Outcome<bool> {
     let mut bugs = read_bugs(&root.join("vopr/bugs"))?;
     bugs.retain(|bug| options.only.is_empty() || options.only.iter().any(|only| bug.name.contains(only)));
     if options.list {
-        bugs.iter().for_each(|bug| println!("{:<34} {:<10} {}", bug.name, bug.hazard, bug.what));
+        for bug in &bugs {
+            let deep = if bug.deep.is_some() { " (deep)" } else { "" };
+            println!("{:<34} {:<10} {}{deep}", bug.name, bug.hazard, bug.what);
+        }
         return Ok(true);
     }
+    let (hunted, others): (Vec<_>, Vec<_>) =
+        bugs.into_iter().partition(|bug| bug.deep.is_some() == options.deep || !options.only.is_empty());
     let nest = Nest::new(root, "bugs")?;
     nest.renew(root)?;
     let sound =
         nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
     println!("{:<34} {:<10} {:>6}  {:<16} {:>7}", "bug", "hazard", "seed", "found by", "seconds");
-    let mut all_found = !bugs.is_empty();
-    for bug in &bugs {
+    let mut all_found = !hunted.is_empty();
+    for bug in &hunted {
         let began = Instant::now();
         nest.renew(root)?;
         let hunt = nest.hunt(bug, &sound, options.seeds)?;
         let seconds = began.elapsed().as_secs();
         println!("{:<34} {:<10} {hunt}  {seconds:>7}{}", bug.name, bug.hazard, surprise(bug, &hunt));
         all_found &= matches!(hunt, Hunt::Found { .. });
+    }
+    for (bug, why) in others.iter().filter_map(|bug| Some((bug, bug.deep.as_ref()?))) {
+        println!("{:<34} {:<10}      -  deep, not hunted: {why}", bug.name, bug.hazard);
     }
     Ok(all_found)
 }
@@ -128,7 +144,7 @@ impl fmt::Display for Hunt {
     }
 }
 
-/// Reads the patches; above each diff stand lines `Hazard:`, `Bug:` and `Expected:`.
+/// Reads the patches; above each diff stand lines `Hazard:`, `Bug:` and `Expected:`, and of some `Deep:`.
 fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
     let mut bugs = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -144,8 +160,9 @@ fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
                 .ok_or(format!("{} has no line {name}", patch.display()))
         };
         let (hazard, what, expected) = (field("Hazard:")?, field("Bug:")?, field("Expected:")?);
+        let deep = text.lines().find_map(|line| line.strip_prefix("Deep:")).map(|why| why.trim().to_owned());
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        bugs.push(Bug { name, patch, hazard, what, expected });
+        bugs.push(Bug { name, patch, hazard, what, expected, deep });
     }
     bugs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(bugs)
@@ -213,6 +230,17 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vopr/bugs");
         let bugs = read_bugs(&folder).unwrap();
         assert!(bugs.iter().all(|bug| bug.hazard.starts_with('H') && bug.what.ends_with('.')));
+    }
+
+    #[test]
+    fn deep_bugs_are_looked_for_longer() {
+        let seeds = |arguments: &[&str]| {
+            let options = parse(arguments.iter().map(|argument| (*argument).to_owned())).unwrap().unwrap();
+            (options.deep, options.seeds)
+        };
+        assert_eq!(seeds(&[]), (false, 1_000));
+        assert_eq!(seeds(&["--deep"]), (true, 20_000));
+        assert_eq!(seeds(&["--deep", "--seeds", "5"]), (true, 5));
     }
 
     #[test]
