@@ -18,6 +18,12 @@ pub const SELDOM_REACHED: &[(Mark, usize)] = &[
     (Mark::SessionEvicted, 10_000),
     (Mark::WriteOvertaken, 10_000),
     (Mark::TransferKept, 10_000),
+    (Mark::AbdicateSlowDisk, 10_000),
+    (Mark::HandOverOther, 10_000),
+    (Mark::MembersWait, 10_000),
+    (Mark::MembersGone, 10_000),
+    (Mark::SuccessorPromoted, 10_000),
+    (Mark::AbdicateNoProgress, 30_000),
     (Mark::StartAsItWas, 30_000),
     (Mark::PrimaryBehind, 30_000),
 ];
