@@ -152,6 +152,67 @@ fn h09_one_replica_is_one_voter_however_often_it_is_heard() {
     assert_eq!(cluster.primary(), None);
 }
 
+/// Three of five are left and elect: one is heard three times by whoever is to lead, the other never.
+#[test]
+fn h09_a_do_view_change_is_one_vote_however_often_it_comes() {
+    let mut cluster = ready(5);
+    [0, 3].into_iter().for_each(|at| cluster.crash(at));
+    let mut heard: Vec<(u64, Address)> = Vec::new();
+    for _ in 0..2_000 {
+        cluster.only_time(Duration::from_millis(1));
+        for (from, to, frame) in cluster.collect() {
+            assert_ne!(frame.header.command(), Command::StartView, "two of five elect nobody");
+            if frame.header.command() == Command::DoViewChange && from != to {
+                let view = frame.header.view.get();
+                let first = heard.iter().find(|(of, _)| *of == view).map(|(_, from)| *from);
+                if first.is_some_and(|first| first != from) {
+                    continue;
+                }
+                heard.push((view, from));
+                cluster.deliver(from, to, frame.clone());
+                cluster.deliver(from, to, frame.clone());
+            }
+            cluster.deliver(from, to, frame);
+        }
+        for at in [1, 2, 4] {
+            while cluster.complete_one(at) {}
+        }
+    }
+    assert!(heard.len() > 1, "it was tried: {heard:?}");
+    assert_eq!(cluster.primary(), None);
+    cluster.pass(LONG * 2);
+    assert!(cluster.primary().is_some(), "with the third vote there is one");
+}
+
+/// What a replica says for a view it says once: after a restart it votes for later ones alone.
+#[test]
+fn h09_a_restarted_replica_votes_in_no_view_that_it_may_have_voted_in() {
+    let mut cluster = ready(3);
+    cluster.crash(0);
+    let mut voted = Vec::new();
+    for _ in 0..4_000 {
+        cluster.only_time(Duration::from_millis(1));
+        let before = voted.len();
+        for (from, to, frame) in cluster.collect() {
+            // Nobody gets a vote, so that one is asked for again and again.
+            if frame.header.command() != Command::DoViewChange {
+                cluster.deliver(from, to, frame);
+            } else if from == replica(2) {
+                voted.push(frame.header.view.get());
+            }
+        }
+        for at in 1..3 {
+            while cluster.complete_one(at) {}
+        }
+        if voted.len() > before {
+            cluster.crash(2);
+            cluster.start(2);
+        }
+    }
+    assert!(voted.is_sorted_by(|earlier, later| earlier < later), "a view twice: {voted:?}");
+    assert!(voted.len() > 2, "it was asked again: {voted:?}");
+}
+
 #[test]
 fn h10_no_start_view_leaves_before_the_new_log_is_durable() {
     let mut cluster = ready(3);
@@ -249,10 +310,9 @@ fn h15_a_backup_executes_nothing_across_a_gap() {
 }
 
 #[test]
-fn h19_a_primary_whose_disk_stands_still_is_replaced() {
+fn h19_a_primary_whose_entry_finds_no_quorum_is_replaced_though_its_heartbeats_flow() {
     let mut cluster = ready(3);
     let view = cluster.view(0).view;
-    // Both backups' acknowledgements are lost too: its entry finds no quorum, though its heartbeats flow.
     cluster.cut.extend([(replica(1), replica(0)), (replica(2), replica(0))]);
     prepare_one(&mut cluster, 2);
     cluster.pass(LONG);
