@@ -4,6 +4,9 @@
 #[path = "../../fuzz/src/clients.rs"]
 mod clients;
 #[expect(unreachable_pub, reason = "the crate of the fuzz targets exports these functions")]
+#[path = "../../fuzz/src/disks.rs"]
+mod disks;
+#[expect(unreachable_pub, reason = "the crate of the fuzz targets exports these functions")]
 #[path = "../../fuzz/src/replica.rs"]
 mod replica;
 #[expect(unreachable_pub, reason = "the crate of the fuzz targets exports these functions")]
@@ -17,11 +20,12 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use self::clients::CLIENT_TARGETS;
+use self::disks::DISK_TARGETS;
 use self::replica::REPLICA_TARGETS;
 use self::targets::{TARGETS, Target};
 
 fn targets() -> impl Iterator<Item = &'static (&'static str, Target)> {
-    TARGETS.iter().chain(CLIENT_TARGETS).chain(REPLICA_TARGETS)
+    TARGETS.iter().chain(CLIENT_TARGETS).chain(DISK_TARGETS).chain(REPLICA_TARGETS)
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -46,7 +50,7 @@ fn every_input_of_every_corpus_keeps_the_promise_of_its_target() {
 fn truncated_and_flipped_inputs_keep_it_too() {
     for (name, target) in targets() {
         for input in corpus(name) {
-            for end in (0..input.len()).step_by(input.len() / 32 + 1) {
+            for end in (0..input.len()).step_by(input.len() / 8 + 1) {
                 target(&input[..end]);
                 let mut flipped = input.clone();
                 flipped[end] ^= 1 << (end % 8);

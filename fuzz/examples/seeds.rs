@@ -8,6 +8,7 @@ use std::path::Path;
 use tigerchat_core::chat::{Chat, Limits};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId, TenantId};
 use tigerchat_core::vsr::machine::{At, Machine};
+use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Publish, Query};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, RequestHeader};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
@@ -74,7 +75,51 @@ fn main() -> io::Result<()> {
     save("client_http", "first-minute", FRAMES.as_bytes())?;
     save("replica", "normal", REPLICA)?;
     save("slot", "first-sector", &[9, 0, 0, 1])?;
-    save("slot", "second-sector-never-written", &[1, 0, 1, 0])
+    save("slot", "second-sector-never-written", &[1, 0, 1, 0])?;
+    disks(&state)?;
+    texts()
+}
+
+/// What lies on a disk, with a state of the machine.
+fn disks(state: &[u8]) -> io::Result<()> {
+    save("sector", "some-payload", b"payload")?;
+    save("superblock_inside", "later-view", &[168, 0, 1, 0, 176, 0, 1, 0])?;
+    let mut members = Vec::new();
+    Members::first(3, 2).expect("a majority").encode(&mut members);
+    let change = Change::Replace { lost: ReplicaId(1), id: ReplicaId(3), address: vec![b'x'] }.encode();
+    save("members", "three", &members)?;
+    save("members", "replace", &change)?;
+    save("members", "three-and-replace", &[&members[..], &change].concat())?;
+    // One session with a window of four, none of whose requests was answered.
+    let sessions = [&1_u32.to_le_bytes()[..], &[1; 32], &[0; 4 * (8 + 8 + 16 + 4)]].concat();
+    let length = (sessions.len() as u64).to_le_bytes();
+    let members_length = u32::try_from(members.len()).expect("small").to_le_bytes();
+    save("checkpoint", "one-session", &[&length[..], &sessions, &members_length, &members, state].concat())?;
+    save("checkpoint", "no-session", &[&4_u64.to_le_bytes()[..], &[0; 4 + 4], state].concat())
+}
+
+/// What people write, and browsers.
+fn texts() -> io::Result<()> {
+    let upgrade = "GET /v1/ws?x=1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Protocol: tigerchat.v1.json\r\nOrigin: http://a\r\n\r\n";
+    let post = "POST /v1/rpc HTTP/1.1\r\nAuthorization: Bearer t\r\nContent-Length: 2\r\n\r\n{}";
+    let history = "GET /v1/rooms/general/history?from=3&limit=2 HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (name, head) in [("upgrade", upgrade), ("post", post), ("history", history)] {
+        save("http_head", name, head.as_bytes())?;
+    }
+    let digits = "0123456789abcdef".repeat(4);
+    save("operator_text", "address", b"3=127.0.0.1:7001")?;
+    save("operator_text", "cluster", &digits.as_bytes()[..32])?;
+    save("operator_text", "tokens", format!("# who\n\nada {digits}\nbob  {digits}\n").as_bytes())?;
+    let calls = "cluster replicas=3 edges=1 seed=2\nuser ada edge=0\nada open r\nada subscribe r now\nrun 100ms\n\n\
+        ada publish r one\ncrash r0 after=prepare count=2\nrun 1s\nrestart r0\nada again\nrun 500ms\nada history r\n\n\
+        isolate r1\ncut r0->r2\nslow r2 50\nrun 200ms\nheal\nrun 1s\nexpect committed 3\nstatus\nmessages r\npresent r\n";
+    save("scenario", "calls", calls.as_bytes())?;
+    save("scenario", "longer-than-time", b"cluster replicas=1 edges=1\nrun 18446744073709551615s\n")?;
+    let recipe = "# small\nworld plan=swarm seed=733 dice=5\nusers 1\nwithout partitions frames.drop\nonly-aims 2\n\
+        only-troubles 0 7\n";
+    save("recipe", "small", recipe.as_bytes())
 }
 
 fn save(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::disk::Mode;
 use crate::launch::Size;
+use crate::texts::At;
 
 /// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
 ///
@@ -129,29 +129,6 @@ pub struct Edge {
     /// The size that the replicas were formatted with.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
-}
-
-/// A replica's address, with its id unless that is its place in the list.
-#[derive(Clone, Debug)]
-pub struct At {
-    pub id: Option<u16>,
-    pub socket: SocketAddr,
-}
-
-impl FromStr for At {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("expected ADDRESS:PORT or ID=ADDRESS:PORT, found {text:?}");
-        let (id, socket) = text.split_once('=').map_or((None, text), |(id, socket)| (Some(id), socket));
-        let id = id.map(str::parse).transpose().map_err(|_| expected())?;
-        Ok(Self { id, socket: socket.parse().map_err(|_| expected())? })
-    }
-}
-
-/// The same, all with their ids.
-pub fn numbered(replicas: &[At]) -> Vec<At> {
-    (0..).zip(replicas).map(|(place, at)| At { id: at.id.or(Some(place)), socket: at.socket }).collect()
 }
 
 /// A running shard.

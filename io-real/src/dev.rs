@@ -14,11 +14,11 @@ use tigerchat_core::types::{ClusterId, ReplicaId};
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::Stages;
 
-use crate::cli::{self, At};
 use crate::clients::Site;
 use crate::disk::Mode;
 use crate::launch::{self, EdgePlan, Size};
 use crate::reactor::Stopper;
+use crate::texts::{At, numbered};
 
 /// Replicas of a development cluster.
 pub const REPLICAS: u16 = 3;
@@ -56,7 +56,7 @@ impl Dev {
         let listeners =
             (0..REPLICAS).map(|_| launch::bind(any_port(), "replicas")).collect::<Result<Vec<_>, _>>()?;
         let peers = listeners.iter().map(|listener| Ok(At { id: None, socket: address(listener)? }));
-        let peers = cli::numbered(&peers.collect::<Result<Vec<_>, String>>()?);
+        let peers = numbered(&peers.collect::<Result<Vec<_>, String>>()?);
         let (mut stoppers, mut threads, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         let stages = Arc::new(Mutex::new([Stages::default(); REPLICAS as usize]));
         for (replica, listener) in (0..REPLICAS).zip(listeners) {

@@ -14,10 +14,10 @@ use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::replica::{Replica, Timeouts, pool_classes};
 
-use crate::cli::At;
 use crate::clients::Site;
 use crate::disk::{self, Disk, Mode};
 use crate::reactor::{Reactor, Wiring};
+use crate::texts::At;
 
 /// The only shard until there is a directory.
 pub const SHARD: ShardId = ShardId(1);

@@ -8,6 +8,8 @@
 mod bench;
 mod cli;
 mod clients;
+#[cfg(test)]
+mod corpus;
 mod dev;
 mod disk;
 mod inspect;
@@ -16,6 +18,7 @@ mod operator;
 mod peers;
 mod reactor;
 mod standing;
+mod texts;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +29,7 @@ use std::time::Instant;
 use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::store::superblock::FORMAT_VERSION;
-use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId, TenantId};
+use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId};
 use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::entry::Digest;
 
@@ -109,7 +112,7 @@ fn join(args: &cli::Join, change: impl Fn(ReplicaId, Vec<u8>) -> Change) -> Resu
 fn format(args: &cli::Format) -> Result<(), String> {
     let cluster = match args.cluster.as_str() {
         "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
-        text => parse_cluster(text)?,
+        text => texts::parse_cluster(text)?,
     };
     let members = if args.standby { Members::unknown() } else { first_members(args)? };
     let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
@@ -135,17 +138,8 @@ fn first_members(args: &cli::Format) -> Result<Members, String> {
     })
 }
 
-fn parse_cluster(text: &str) -> Result<ClusterId, String> {
-    let parsed = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
-    parsed.map(ClusterId).ok_or_else(|| {
-        format!(
-            "expected a cluster of 32 hexadecimal digits, as `format --cluster new` prints it, found {text:?}"
-        )
-    })
-}
-
 fn start(args: &cli::Start) -> Result<(), String> {
-    let peers = cli::numbered(&args.peers);
+    let peers = texts::numbered(&args.peers);
     peers.iter().map(|at| at.socket).chain(args.listen).try_for_each(launch::must_be_loopback)?;
     let mut zone = vec![0; tigerchat_core::store::layout::SUPERBLOCK_ZONE];
     let read = std::fs::File::open(&args.file)
@@ -174,13 +168,13 @@ fn start(args: &cli::Start) -> Result<(), String> {
 
 fn edge(args: cli::Edge) -> Result<(), String> {
     args.replicas.iter().try_for_each(|at| launch::must_be_loopback(at.socket))?;
-    let cluster = parse_cluster(&args.cluster)?;
+    let cluster = texts::parse_cluster(&args.cluster)?;
     let config = launch::shard_config(cluster, ReplicaId(0), args.size);
     let ws = launch::bind(args.listen, "clients")?;
     let line = args.line.map(|line| launch::bind(line, "the line protocol")).transpose()?;
     let plan = EdgePlan {
         cluster,
-        replicas: cli::numbered(&args.replicas),
+        replicas: texts::numbered(&args.replicas),
         tokens: read_tokens(&args.tokens)?,
         demo: false,
         ws,
@@ -195,7 +189,6 @@ fn edge(args: cli::Edge) -> Result<(), String> {
     reactor.run(|_| {}).map_err(|why| format!("the edge can't go on: {why:?}"))
 }
 
-/// Lines of `USER SHA256`; blank ones and those that begin with # are stepped over.
 fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         format!(
@@ -203,28 +196,7 @@ fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, String> {
             path.display()
         )
     })?;
-    let lines =
-        text.lines().map(str::trim).zip(1..).filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .map(|(line, number)| {
-            let expected =
-                || format!("{}:{number}: expected USER SHA256 (64 hexadecimal digits)", path.display());
-            let (user, digest) = line.split_once(' ').ok_or_else(expected)?;
-            let digest = parse_hex(digest.trim()).ok_or_else(expected)?;
-            Ok(TokenEntry { tenant: TenantId(1), user: user.into(), digest })
-        })
-        .collect()
-}
-
-fn parse_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(bytes)
+    texts::parse_tokens(&text).map_err(|(line, expected)| format!("{}:{line}: {expected}", path.display()))
 }
 
 fn token(args: &cli::Token) -> Result<(), String> {

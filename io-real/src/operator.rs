@@ -16,8 +16,9 @@ use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER, Frame, FrameHeader};
 use zerocopy::IntoBytes;
 
-use crate::cli::{self, At};
+use crate::cli;
 use crate::launch::{self, SHARD, replica_address};
+use crate::texts::{self, At};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -99,8 +100,8 @@ impl Operator {
     fn new(args: &cli::Shard) -> Result<Self, String> {
         args.replicas.iter().try_for_each(|at| launch::must_be_loopback(at.socket))?;
         let me = Address::Edge(EdgeId(u64::from_le_bytes(launch::entropy()) | 1));
-        let replicas = cli::numbered(&args.replicas);
-        Ok(Self { cluster: crate::parse_cluster(&args.cluster)?, replicas, me, asked: 0 })
+        let replicas = texts::numbered(&args.replicas);
+        Ok(Self { cluster: texts::parse_cluster(&args.cluster)?, replicas, me, asked: 0 })
     }
 
     /// Asks until some change is done or refused for good.

@@ -92,6 +92,9 @@ pub fn play_before(
     Ok(played.trim_end().to_owned() + "\n")
 }
 
+/// The longest time that one command lets pass, virtual milliseconds: an hour.
+const RUN_MAX_MS: u64 = 3_600_000;
+
 /// Commands that print together.
 #[derive(Debug, Default)]
 struct Step {
@@ -261,7 +264,9 @@ impl Stage<'_> {
             None => (time.strip_suffix('s').ok_or("run 100ms or run 2s")?, 1000),
         };
         let time: u64 = digits.parse().map_err(|_| "run 100ms or run 2s")?;
-        let end = self.world.now.after(Duration::from_millis(time * unit));
+        let time = time.checked_mul(unit).filter(|time| *time <= RUN_MAX_MS);
+        let time = time.ok_or_else(|| format!("run at most {RUN_MAX_MS} ms at a time"))?;
+        let end = self.world.now.after(Duration::from_millis(time));
         self.world.run_until(end);
         Ok(String::new())
     }

@@ -271,7 +271,8 @@ impl Superblock {
         let checkpoint = CheckpointRef { header, size, copy, digest: Digest(reader.array()?) };
         let members = Members::decode(&mut reader)?;
         let headers = reader.u32()? as usize;
-        if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view {
+        let fits = size <= config.layout.checkpoint_max() as u64;
+        if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view || !fits {
             return Err(Malformed);
         }
         let suffix = (0..headers)

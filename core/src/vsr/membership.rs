@@ -28,6 +28,9 @@ pub enum Role {
     Successor = 3,
 }
 
+/// The highest config number. No shard lives to see so many changes: a higher one is damage, or a lie.
+const NUMBER_MAX: u32 = u32::MAX / 2;
+
 /// One replica of the shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -205,7 +208,11 @@ impl Members {
         self.voters().nth(at).expect("as many voters as the quorums say")
     }
 
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// Writes what [`Self::decode`] reads.
+    ///
+    /// # Panics
+    /// When there are more members, or longer addresses, than there may be: our own bug.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.highest.0.to_le_bytes());
         let count = u8::try_from(self.list.len()).expect("at most MEMBERS_MAX");
@@ -222,7 +229,7 @@ impl Members {
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (number, highest) = (reader.u32()?, ReplicaId(reader.u16()?));
         let (replication, view_change, count) = (reader.u8()?, reader.u8()?, reader.u8()?);
-        if usize::from(count) > MEMBERS_MAX {
+        if usize::from(count) > MEMBERS_MAX || number > NUMBER_MAX {
             return Err(Malformed);
         }
         let list = (0..count).map(|_| Member::decode(reader)).collect::<Result<Vec<_>, _>>()?;
@@ -295,13 +302,15 @@ impl Change {
         if address.len() > ADDRESS_MAX {
             return Err(Malformed);
         }
-        Ok(match kind {
+        let change = match kind {
             1 => Self::Standby { id, address },
             2 => Self::Promote { id },
             3 => Self::Remove { id },
             4 => Self::Replace { lost, id, address },
             _ => return Err(Malformed),
-        })
+        };
+        // What a kind has no use for is empty, so that a change is written in one way only.
+        if change.encode() == bytes { Ok(change) } else { Err(Malformed) }
     }
 }
 
@@ -367,6 +376,13 @@ mod tests {
         bytes.clear();
         members.encode(&mut bytes);
         assert_eq!(Members::decode(&mut Reader::new(&bytes)), Err(Malformed), "an id twice");
+        bytes.clear();
+        Members { number: u32::MAX, ..Members::first(3, 2).unwrap() }.encode(&mut bytes);
+        assert_eq!(
+            Members::decode(&mut Reader::new(&bytes)),
+            Err(Malformed),
+            "a number that has no next one"
+        );
     }
 
     /// Every set of so many of these.
@@ -462,6 +478,8 @@ mod tests {
             assert_eq!(Change::decode(&change.encode()), Ok(change));
         }
         assert_eq!(Change::decode(&[5, 0, 0, 0, 0, 0]), Err(Malformed));
+        let promoted_with_an_address = [2, 1, 0, 0, 0, 1, b'x'];
+        assert_eq!(Change::decode(&promoted_with_an_address), Err(Malformed));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         len,
         ..Head::default()
     };
-    let mut upgrades = false;
+    let (mut upgrades, mut length) = (false, None);
     for header in request.headers.iter() {
         let Ok(value) = std::str::from_utf8(header.value) else { return Parsed::Bad };
         let value = value.trim();
@@ -67,14 +67,17 @@ pub fn parse(bytes: &[u8]) -> Parsed {
             "sec-websocket-protocol" => {
                 head.subprotocol = value.split(',').any(|one| one.trim() == SUBPROTOCOL);
             }
-            "content-length" => match value.parse() {
-                Ok(len) => head.content_length = len,
-                Err(_) => return Parsed::Bad,
-            },
+            // Digits alone, once: whoever stands between could read a sign or a second length otherwise.
+            "content-length" if length.is_none() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let Ok(len) = value.parse() else { return Parsed::Bad };
+                length = Some(len);
+            }
+            "content-length" => return Parsed::Bad,
             "transfer-encoding" => return Parsed::Bad,
             _ => {}
         }
     }
+    head.content_length = length.unwrap_or(0);
     if !upgrades {
         head.upgrade = None;
     }
@@ -140,6 +143,10 @@ mod tests {
         assert_eq!(parse(b"GET / HTTP/1.1\r\nHo"), Parsed::Partial);
         assert_eq!(parse(b"\x16\x03\x01\x02\x00"), Parsed::Bad);
         assert_eq!(parse(&[b'a'; HEAD_MAX]), Parsed::Bad);
+        for length in ["+2", "-2", "", "2, 2", "2\r\nContent-Length: 2", "99999999999999999999"] {
+            let head = format!("POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            assert_eq!(parse(head.as_bytes()), Parsed::Bad, "{length:?}");
+        }
     }
 
     #[test]
