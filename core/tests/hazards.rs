@@ -41,6 +41,37 @@ fn assert_agree(cluster: &Cluster) {
     assert!((1..cluster.nodes.len()).all(|at| cluster.state(at) == cluster.state(0)));
 }
 
+/// Replica 0 has a longer log of an older view, replica 1 a shorter one of a newer view in which something was
+/// acknowledged: the newer view decides, not the higher op.
+#[test]
+fn h01_the_log_of_the_newest_view_wins_over_a_longer_one() {
+    let mut cluster = ready(3);
+    for other in [1, 2] {
+        cluster.cut.push((replica(0), replica(other)));
+        cluster.cut.push((replica(other), replica(0)));
+    }
+    for number in 2..=6 {
+        prepare_one(&mut cluster, number);
+    }
+    cluster.settle();
+    let alone = cluster.view(0).op;
+    cluster.pass(LONG);
+    cluster.number -= 5;
+    assert_eq!(cluster.publish(7).expect("the others go on").seq, 2);
+    cluster.pass(Duration::from_millis(50));
+    assert!(alone > cluster.view(1).op, "replica 0 has the longer log");
+    (0..3).for_each(|at| cluster.crash(at));
+    assert!(Superblock::open(&cluster.outside[1].disk).unwrap().log_view > 0);
+    cluster.cut.clear();
+    cluster.start(0);
+    cluster.start(1);
+    cluster.pass(LONG);
+    assert_eq!(cluster.publish(8).expect("two are a quorum").seq, 3, "what was acknowledged is there");
+    cluster.start(2);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
 #[test]
 fn h03_no_do_view_change_leaves_before_its_view_is_durable() {
     let mut cluster = ready(3);

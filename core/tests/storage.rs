@@ -100,6 +100,44 @@ fn h32_a_write_that_was_lost_is_not_taken_for_one_that_never_was() {
     }
 }
 
+/// The same of an entry that the superblock names, as a view began with it: whoever lost it knows that it was.
+#[test]
+fn h32_an_entry_that_a_view_began_with_and_the_disk_lost_is_not_voted_away() {
+    let mut cluster = ready(3, 1);
+    isolate(&mut cluster, 2);
+    let before = cluster.outside[1].disk.clone();
+    let lost = cluster.view(0).op + 1;
+    // Replicas 0 and 1 have it, and nobody knows before both of them fall.
+    cluster.cut.push((replica(1), replica(0)));
+    assert_eq!(cluster.publish(2), None, "not acknowledged yet");
+    for at in [0, 1] {
+        cluster.crash(at);
+    }
+    cluster.cut.pop();
+    for at in [0, 1] {
+        cluster.start(at);
+    }
+    cluster.pass(LONG);
+    assert_eq!(cluster.publish(3).expect("two are a quorum").seq, 3, "the new view began with it");
+    for at in [0, 1] {
+        cluster.crash(at);
+    }
+    let suffix = Superblock::open(&cluster.outside[1].disk).unwrap().suffix;
+    assert!(suffix.iter().any(|header| header.op.get() == lost), "the superblock names it");
+    let slot = slot_at(&cluster, lost);
+    cluster.outside[1].disk[slot.clone()].copy_from_slice(&before[slot]);
+    cluster.cut.clear();
+    cluster.start(1);
+    cluster.pass(LONG);
+    assert_eq!(cluster.primary(), None, "one who lost it and one who never had it do not decide");
+    cluster.start(0);
+    cluster.pass(LONG);
+    cluster.register();
+    assert_eq!(cluster.publish(4).expect("acknowledged").seq, 4, "nothing was truncated");
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
 /// A damaged slot where the next entry would lie may have held one that was acknowledged.
 #[test]
 fn h24_a_replica_that_is_not_certain_of_its_head_does_not_vote() {

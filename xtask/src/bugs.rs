@@ -14,7 +14,7 @@ use crate::nest::Nest;
 use crate::repository::Outcome;
 
 const HELP: &str = "\
-cargo xtask bugs [--only NAME] [--seeds N] [--deep] [--list]
+cargo xtask bugs [--only NAME] [--seeds N] [--deep] [--unasserted | --tests] [--list]
 
 Applies each patch of vopr/bugs to a copy of the tracked files, one at a time, and lets a swarm look for it.
 Prints which checker found it at which seed, and fails when a bug survives. A patch with a line `Deep:`, which says
@@ -23,6 +23,8 @@ where a bug is met that a swarm meets seldom, is named, and hunted only when it 
   --only NAME   only patches whose name contains NAME (may be given several times)
   --seeds N     seeds before a bug counts as a survivor [default: 1000]
   --deep        hunt only the deep ones, for 20,000 seeds unless --seeds says otherwise
+  --unasserted  compile the assertions of core out, also of the tree without a bug: the checkers stand alone
+  --tests       no swarm: which tests of core that are named by the bug's hazard (h14_…) fail under it
   --list        only list the bugs and their hazards";
 
 /// What was asked for.
@@ -31,6 +33,8 @@ struct Options {
     only: Vec<String>,
     seeds: u64,
     deep: bool,
+    unasserted: bool,
+    tests: bool,
     list: bool,
 }
 
@@ -54,6 +58,8 @@ enum Hunt {
         seed: u64,
         checker: String,
     },
+    /// The tests that failed.
+    Tested(Vec<String>),
     Survived,
     /// The patch is out of date, or what it gives does not build.
     Broken(String),
@@ -79,6 +85,8 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>
             "--only" => options.only.push(value()?),
             "--seeds" => seeds = Some(value()?.parse()?),
             "--deep" => options.deep = true,
+            "--unasserted" => options.unasserted = true,
+            "--tests" => options.tests = true,
             "--list" => options.list = true,
             "--help" | "-h" => {
                 println!("{HELP}");
@@ -86,6 +94,9 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>
             }
             other => return Err(format!("unknown argument {other}; --help tells which there are").into()),
         }
+    }
+    if options.tests && options.unasserted {
+        return Err("--tests and --unasserted exclude each other: tests are assertions".into());
     }
     options.seeds = seeds.unwrap_or(if options.deep { 20_000 } else { 1_000 });
     Ok(Some(options))
@@ -104,19 +115,19 @@ fn hunt_all(options: &Options) -> Outcome<bool> {
     }
     let (hunted, others): (Vec<_>, Vec<_>) =
         bugs.into_iter().partition(|bug| bug.deep.is_some() == options.deep || !options.only.is_empty());
-    let nest = Nest::new(root, "bugs")?;
+    let nest = Nest::new(root, if options.unasserted { "bugs-unasserted" } else { "bugs" })?;
     nest.renew(root)?;
-    let sound =
-        nest.build("sound").map_err(|error| format!("the tree does not build without a bug: {error}"))?;
+    let unsound = |error| format!("the tree does not build without a bug: {error}");
+    let sound = if options.tests { PathBuf::new() } else { nest.build("sound", options).map_err(unsound)? };
     println!("{:<34} {:<10} {:>6}  {:<16} {:>7}", "bug", "hazard", "seed", "found by", "seconds");
     let mut all_found = !hunted.is_empty();
     for bug in &hunted {
         let began = Instant::now();
         nest.renew(root)?;
-        let hunt = nest.hunt(bug, &sound, options.seeds)?;
+        let hunt = nest.hunt(bug, &sound, options)?;
         let seconds = began.elapsed().as_secs();
         println!("{:<34} {:<10} {hunt}  {seconds:>7}{}", bug.name, bug.hazard, surprise(bug, &hunt));
-        all_found &= matches!(hunt, Hunt::Found { .. });
+        all_found &= matches!(hunt, Hunt::Found { .. } | Hunt::Tested(_));
     }
     for (bug, why) in others.iter().filter_map(|bug| Some((bug, bug.deep.as_ref()?))) {
         println!("{:<34} {:<10}      -  deep, not hunted: {why}", bug.name, bug.hazard);
@@ -129,6 +140,7 @@ fn surprise(bug: &Bug, hunt: &Hunt) -> String {
         Hunt::Found { checker, .. } if !bug.expected.contains(checker) => {
             format!("  (expected: {})", bug.expected)
         }
+        Hunt::Tested(tests) => tests.iter().map(|test| format!("\n    {test}")).collect(),
         Hunt::Broken(why) => format!("\n    {}", why.trim_end().replace('\n', "\n    ")),
         _ => String::new(),
     }
@@ -138,6 +150,7 @@ impl fmt::Display for Hunt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Found { seed, checker } => write!(f, "{seed:>6}  {checker:<16}"),
+            Self::Tested(tests) => write!(f, "{:>6}  {:<16}", "-", format!("{} tests", tests.len())),
             Self::Survived => write!(f, "{:>6}  {:<16}", "-", "SURVIVED"),
             Self::Broken(_) => write!(f, "{:>6}  {:<16}", "-", "BROKEN PATCH"),
         }
@@ -171,8 +184,14 @@ fn read_bugs(folder: &Path) -> Outcome<Vec<Bug>> {
 /// What is done to the copy.
 impl Nest {
     /// Builds the swarm of the copy as it is now; the binary gets a name of its own.
-    fn build(&self, name: &str) -> Outcome<PathBuf> {
-        let built = self.cargo().args(["build", "--quiet", "--package", "vopr"]).output()?;
+    fn build(&self, name: &str, options: &Options) -> Outcome<PathBuf> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--quiet", "--package", "vopr"]);
+        if options.unasserted {
+            self.weaken_assertions()?;
+            cargo.args(["--config", "profile.dev.package.tigerchat-core.debug-assertions=false"]);
+        }
+        let built = cargo.output()?;
         if !built.status.success() {
             return Err(String::from_utf8_lossy(&built.stderr).into());
         }
@@ -182,7 +201,46 @@ impl Nest {
         Ok(kept)
     }
 
-    fn hunt(&self, bug: &Bug, sound: &Path, seeds: u64) -> Outcome<Hunt> {
+    /// What production always asserts becomes what only a build with debug assertions does.
+    fn weaken_assertions(&self) -> Outcome<()> {
+        for path in sources(&self.tree.join("core/src"))? {
+            let inside = path.strip_prefix(&self.tree)?.to_string_lossy().replace('\\', "/");
+            self.write(&inside, weakened(&fs::read_to_string(&path)?).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Runs the tests of core that are named by the hazard, and builds only the programs that have some.
+    fn test(&self, hazard: &str) -> Outcome<Hunt> {
+        let name = format!("{}_", hazard.to_lowercase());
+        let mut cargo = self.cargo();
+        cargo.args(["test", "--package", "tigerchat-core", "--no-fail-fast"]);
+        let mut programs = 0;
+        for path in sources(&self.tree.join("core"))? {
+            if !fs::read_to_string(&path)?.contains(&name) {
+                continue;
+            }
+            let inside = path.strip_prefix(self.tree.join("core"))?;
+            match (inside.starts_with("tests"), inside.file_stem().and_then(|stem| stem.to_str())) {
+                (true, Some(program)) => cargo.args(["--test", program]),
+                _ => cargo.arg("--lib"),
+            };
+            programs += 1;
+        }
+        if programs == 0 {
+            return Ok(Hunt::Survived);
+        }
+        let ended = cargo.args(["--", &name]).output()?;
+        let failed = failed_tests(&String::from_utf8_lossy(&ended.stdout));
+        Ok(match (failed.is_empty(), ended.status.success()) {
+            (false, _) => Hunt::Tested(failed),
+            (true, true) => Hunt::Survived,
+            (true, false) => Hunt::Broken(String::from_utf8_lossy(&ended.stderr).into()),
+        })
+    }
+
+    fn hunt(&self, bug: &Bug, sound: &Path, options: &Options) -> Outcome<Hunt> {
+        let seeds = options.seeds;
         // The copy may lie inside the repository; without the ceiling git would look for the files up there.
         let applied = Command::new("git")
             .args(["apply", "-C1"])
@@ -193,7 +251,10 @@ impl Nest {
         if !applied.status.success() {
             return Ok(Hunt::Broken(String::from_utf8_lossy(&applied.stderr).into()));
         }
-        let buggy = match self.build("buggy") {
+        if options.tests {
+            return self.test(&bug.hazard);
+        }
+        let buggy = match self.build("buggy", options) {
             Ok(buggy) => buggy,
             Err(error) => return Ok(Hunt::Broken(error.to_string())),
         };
@@ -210,6 +271,41 @@ impl Nest {
         }
         Ok(Hunt::Survived)
     }
+}
+
+/// The Rust files below a folder.
+fn sources(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Source text in which no assertion is stronger than a `debug_assert`.
+fn weakened(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("assert") {
+        let (before, found) = rest.split_at(at);
+        let is_macro = ["assert!(", "assert_eq!(", "assert_ne!("].iter().any(|name| found.starts_with(name));
+        let inside_a_name = before.ends_with(|last: char| last == '_' || last.is_alphanumeric());
+        out.push_str(before);
+        out.push_str(if is_macro && !inside_a_name { "debug_assert" } else { "assert" });
+        rest = &found["assert".len()..];
+    }
+    out + rest
+}
+
+/// The tests that a run of `cargo test` says have failed.
+fn failed_tests(output: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    output.lines().filter_map(name).collect()
 }
 
 /// Runs a swarm; the lowest seed that failed, and the checker that noticed.
@@ -241,6 +337,26 @@ mod tests {
         assert_eq!(seeds(&[]), (false, 1_000));
         assert_eq!(seeds(&["--deep"]), (true, 20_000));
         assert_eq!(seeds(&["--deep", "--seeds", "5"]), (true, 5));
+    }
+
+    #[test]
+    fn assertions_are_weakened_once_and_nothing_else_is() {
+        let text = "assert!(a); debug_assert!(b); x::assert_eq!(c, d); const _: () = assert!(e); // asserted";
+        let weaker = "debug_assert!(a); debug_assert!(b); x::debug_assert_eq!(c, d); const _: () = debug_assert!(e); // asserted";
+        assert_eq!(weakened(text), weaker);
+        assert_eq!(weakened(weaker), weaker);
+    }
+
+    #[test]
+    fn failed_tests_are_named() {
+        let output = "test h04_x ... FAILED\ntest h04_y ... ok\ntest result: FAILED. 1 passed";
+        assert_eq!(failed_tests(output), ["h04_x"]);
+    }
+
+    #[test]
+    fn tests_with_assertions_compiled_out_are_refused() {
+        let both = ["--tests", "--unasserted"].map(str::to_owned);
+        assert!(parse(both.into_iter()).unwrap_err().to_string().contains("exclude"));
     }
 
     #[test]
