@@ -181,7 +181,8 @@ pub struct Edge {
     members: Option<Members>,
     feed: Feed,
     reads: Reads,
-    timers: [Instant; 3],
+    follow_at: Instant,
+    ping_at: Instant,
     /// Connections to look after when the turn ends.
     touched: Vec<ConnectionId>,
     /// Buffers that are reused.
@@ -193,7 +194,6 @@ pub struct Edge {
     stats: EdgeStats,
 }
 
-const RESEND_EVERY: Duration = Duration::from_millis(10);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A client whose socket takes nothing for so long is let go.
 const STUCK: Duration = Duration::from_secs(30);
@@ -212,7 +212,8 @@ impl Edge {
             rooms: Rooms::default(),
             feed: Feed::new(now.mono),
             reads: Reads::default(),
-            timers: [now.mono; 3],
+            follow_at: now.mono,
+            ping_at: now.mono,
             touched: Vec::new(),
             scratch: Vec::new(),
             shared: Vec::new(),
@@ -241,9 +242,9 @@ impl Edge {
             EdgeEvent::PeerReset(address) => {
                 if address == self.session.address(self.feed.replica) {
                     self.feed.move_on(self.session.next_replica(self.feed.replica), now.mono);
-                    self.hasten(EdgeTimer::Follow);
+                    self.follow_at = now.mono;
                 }
-                self.session.on_peer_reset(address, effects);
+                self.session.on_peer_reset(address, now.mono, effects);
             }
             EdgeEvent::Elapsed => self.on_timers(effects),
         }
@@ -273,12 +274,11 @@ impl Edge {
 
     #[must_use]
     pub fn deadline(&self) -> Option<(Instant, EdgeTimer)> {
-        let timers = [EdgeTimer::Resend, EdgeTimer::Follow, EdgeTimer::Ping];
-        let idle = !self.session.is_waiting() && self.reads.is_empty();
-        timers
+        let again = [self.session.deadline(), self.reads.deadline()].into_iter().flatten().min();
+        let again = again.map(|at| (at, EdgeTimer::Resend));
+        [again, Some((self.follow_at, EdgeTimer::Follow)), Some((self.ping_at, EdgeTimer::Ping))]
             .into_iter()
-            .filter(|timer| *timer != EdgeTimer::Resend || !idle)
-            .map(|timer| (self.timers[timer as usize], timer))
+            .flatten()
             .min()
     }
 
@@ -346,12 +346,14 @@ impl Edge {
             return;
         }
         match header.command() {
-            Command::Reply => match self.session.on_reply(frame) {
+            Command::Reply => match self.session.on_reply(frame, self.now.mono) {
                 Answered::Nothing => self.stats.ignored += 1,
                 Answered::Registered => self.report_presence(),
                 Answered::Reply { waiters, since } => self.answered(frame, waiters, since, effects),
             },
-            Command::PongClient => self.session.on_pong_client(frame, self.now.mono, effects),
+            Command::PongClient => {
+                self.session.on_pong_client(frame, self.now.mono, &self.pool, effects);
+            }
             Command::Eviction => self.session.on_eviction(frame),
             Command::Committed => match self.feed.on_committed(frame, self.now.mono) {
                 Step::Take => self.on_events(frame.body(), header.op.get(), effects),
@@ -370,7 +372,7 @@ impl Edge {
             self.stats.ignored += 1;
             return;
         };
-        self.session.on_members(&members);
+        self.session.on_members(&members, self.now.mono);
         if self.members.as_ref().is_none_or(|known| known.number < members.number) {
             self.members = Some(members);
         }
@@ -385,11 +387,10 @@ impl Edge {
     fn on_timers(&mut self, effects: &mut EdgeEffects) {
         let now = self.now.mono;
         while let Some((_, timer)) = self.deadline().filter(|(at, _)| *at <= now) {
-            let every = match timer {
+            match timer {
                 EdgeTimer::Resend => {
-                    self.session.on_resend(now, &self.pool, effects);
+                    self.session.on_deadline(now, &self.pool, effects);
                     self.ask_again(effects);
-                    RESEND_EVERY
                 }
                 EdgeTimer::Follow => {
                     if self.feed.is_silent(now) {
@@ -397,25 +398,14 @@ impl Edge {
                     }
                     self.feed.follow_due = true;
                     self.session.ping(effects);
-                    feed::RENEW
+                    self.follow_at = now.after(feed::RENEW);
                 }
                 EdgeTimer::Ping => {
                     self.look_after_clients(effects);
-                    PING_EVERY.min(self.config.limits.ping)
+                    self.ping_at = now.after(PING_EVERY.min(self.config.limits.ping));
                 }
-            };
-            self.timers[timer as usize] = now.after(every);
+            }
         }
-    }
-
-    fn hasten(&mut self, timer: EdgeTimer) {
-        self.timers[timer as usize] = self.now.mono;
-    }
-
-    /// A read is to be asked again sooner than the timer would.
-    fn hasten_resend(&mut self, at: Instant) {
-        let timer = &mut self.timers[EdgeTimer::Resend as usize];
-        *timer = at.min(*timer);
     }
 
     fn follow(&mut self, effects: &mut EdgeEffects) {

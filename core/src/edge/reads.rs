@@ -60,11 +60,18 @@ struct Read {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     list: Vec<Read>,
+    /// Nothing has to be asked again before.
+    due: Instant,
 }
 
 impl Reads {
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.list.is_empty()).then_some(self.due)
+    }
+
+    fn push(&mut self, read: Read) {
+        self.due = if self.list.is_empty() { read.again } else { self.due.min(read.again) };
+        self.list.push(read);
     }
 
     pub(super) fn holds(&self) -> usize {
@@ -112,7 +119,7 @@ impl Edge {
             since: now,
         };
         effects.push(self.question(&read));
-        self.reads.list.push(read);
+        self.reads.push(read);
         true
     }
 
@@ -148,6 +155,7 @@ impl Edge {
             }
             at += 1;
         }
+        self.reads.due = self.reads.list.iter().map(|read| read.again).min().unwrap_or_default();
     }
 
     fn gave_up(&mut self, connection: ConnectionId, purpose: Purpose, effects: &mut EdgeEffects) {
@@ -173,8 +181,9 @@ impl Edge {
             return;
         };
         if head.error == Some(ErrorCode::Behind) || frame.header.commit.get() < self.reads.list[at].floor {
-            self.reads.list[at].again = now.after(BEHIND);
-            self.hasten_resend(now.after(BEHIND));
+            let soon = now.after(BEHIND);
+            self.reads.list[at].again = soon;
+            self.reads.due = self.reads.due.min(soon);
             return;
         }
         let Read { connection, purpose, .. } = self.reads.list.swap_remove(at);

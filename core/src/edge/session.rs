@@ -18,10 +18,15 @@ use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand, OUTCOME};
 use crate::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
 use crate::wire::frame::{Command, Frame, FrameHeader};
 
-/// An unanswered request is sent again after this.
-pub(super) const RESEND: Duration = Duration::from_millis(60);
-/// The same while it is not known who leads: a new primary has to be found within a blink.
+/// An unanswered request is sent again after this at the least; at most after [`RESEND_MAX`].
+const RESEND: Duration = Duration::from_millis(60);
+const RESEND_MAX: Duration = Duration::from_millis(500);
+/// Unanswered for so many times as long as answers usually take, a request is taken for lost.
+const LATE: u32 = 4;
+/// Who leads is asked again after this, and then later and later. A new primary says so by itself: questions are for
+/// when that was lost.
 const SEARCH: Duration = Duration::from_millis(10);
+const SEARCH_MAX: Duration = Duration::from_millis(160);
 /// Requests that wait for the window, in windows.
 const WAITING_WINDOWS: usize = 2;
 
@@ -53,7 +58,16 @@ struct Request {
     payload: Message,
     waiters: Vec<Waiter>,
     sent: Instant,
+    /// Sent more than once: its answer tells nothing of how long answers take.
+    again: bool,
     since: Instant,
+}
+
+/// Asking who leads.
+#[derive(Debug)]
+struct Search {
+    at: Instant,
+    wait: Duration,
 }
 
 #[derive(Debug)]
@@ -82,8 +96,12 @@ pub(super) struct Session {
     /// The op of the registration; zero while there is none.
     pub(super) session: u64,
     registered_at: Option<Instant>,
-    /// The primary is gone, or another one was heard of, and no request was answered since.
-    searching: bool,
+    /// The primary is gone, or another one was heard of, and it has not answered since.
+    search: Option<Search>,
+    /// How long answers usually take.
+    answered_in: Duration,
+    /// How often in a row something was sent again and nothing was answered.
+    in_vain: u32,
     next_number: u64,
     filling: Option<Filling>,
     waiting: VecDeque<Request>,
@@ -120,7 +138,9 @@ impl Session {
             view: 0,
             session: 0,
             registered_at: None,
-            searching: false,
+            search: None,
+            answered_in: Duration::ZERO,
+            in_vain: 0,
             next_number: 1,
             filling: None,
             waiting: VecDeque::with_capacity(WAITING_WINDOWS * window + 1),
@@ -140,9 +160,20 @@ impl Session {
         Frame { header, payload: None }
     }
 
-    /// Whether there is something that must be sent again if nothing comes.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.session == 0 || !self.sent.is_empty()
+    /// When something must be sent again if nothing comes.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let unanswered = if self.session == 0 {
+            self.registered_at.map_or(Instant(0), |at| at.after(self.patience()))
+        } else {
+            self.sent.front()?.sent.after(self.patience())
+        };
+        Some(self.search.as_ref().map_or(unanswered, |search| unanswered.min(search.at)))
+    }
+
+    /// How long to wait for an answer: longer each time that none came, so that a shard in trouble is not drowned.
+    fn patience(&self) -> Duration {
+        let first = (self.answered_in * LATE).max(RESEND);
+        (first * (1 << self.in_vain.min(4))).min(RESEND_MAX)
     }
 
     /// Requests that were sent and not answered.
@@ -202,7 +233,7 @@ impl Session {
             self.next_number = number + 1;
         }
         let (payload, number) = (draft.seal(), number.unwrap_or(0));
-        self.waiting.push_back(Request { number, digest, payload, waiters, sent: since, since });
+        self.waiting.push_back(Request { number, digest, payload, waiters, sent: since, again: false, since });
     }
 
     fn header(&self, number: u64, size: usize, digest: u128) -> RequestHeader {
@@ -230,7 +261,7 @@ impl Session {
                 self.waiting.push_front(request);
                 return;
             }
-            request.sent = now;
+            (request.sent, request.again) = (now, false);
             effects.push(self.send(&request));
             self.sent.push_back(request);
         }
@@ -261,28 +292,45 @@ impl Session {
         self.spare.push(waiters);
     }
 
-    pub(super) fn on_pong_client(&mut self, frame: &Frame, now: Instant, effects: &mut EdgeEffects) {
+    pub(super) fn on_pong_client(
+        &mut self,
+        frame: &Frame,
+        now: Instant,
+        pool: &Pool,
+        effects: &mut EdgeEffects,
+    ) {
         let view = frame.header.view.get();
         let normal = frame.header.flags.get() & 1 == 1;
         let Ok(primary) = u16::try_from(frame.header.a.get()) else { return };
-        if normal && view >= self.view && self.replicas.contains(&ReplicaId(primary)) {
-            let other = self.primary != ReplicaId(primary);
-            self.searching |= other;
-            (self.view, self.primary) = (view, ReplicaId(primary));
-            if other && self.session != 0 && frame.header.from() == Some(self.address(self.primary)) {
-                // It says so itself: what is unanswered need not wait for its time.
-                self.send_again(now, effects);
-            }
+        if !normal || view < self.view || !self.replicas.contains(&ReplicaId(primary)) {
+            return;
+        }
+        let other = self.primary != ReplicaId(primary);
+        (self.view, self.primary) = (view, ReplicaId(primary));
+        let itself = frame.header.from() == Some(self.address(self.primary));
+        if itself && (other || self.search.is_some()) {
+            // What is unanswered need not wait for its time.
+            (self.search, self.in_vain) = (None, 0);
+            if self.session == 0 { self.register(now, pool, effects) } else { self.send_again(now, effects) }
+        } else if other {
+            self.begin_search(now);
+        }
+    }
+
+    fn begin_search(&mut self, now: Instant) {
+        if self.search.is_none() {
+            self.search = Some(Search { at: now.after(SEARCH), wait: SEARCH });
         }
     }
 
     /// The members changed: whom to ask, and whom to follow.
-    pub(super) fn on_members(&mut self, members: &Members) {
+    pub(super) fn on_members(&mut self, members: &Members, now: Instant) {
         if members.number > self.members && !members.is_unknown() {
             self.members = members.number;
             self.replicas = members.ids().collect();
             if !self.replicas.contains(&self.primary) {
-                (self.primary, self.searching) = (self.replicas[0], true);
+                self.primary = self.replicas[0];
+                self.begin_search(now);
             }
         }
     }
@@ -294,7 +342,7 @@ impl Session {
     }
 
     /// A reply counts when it answers the oldest request of this session, by number and by digest (H46).
-    pub(super) fn on_reply(&mut self, frame: &Frame) -> Answered {
+    pub(super) fn on_reply(&mut self, frame: &Frame, now: Instant) -> Answered {
         let header = &frame.header;
         let (number, session) = (header.a.get(), header.b.get());
         if number == 0 {
@@ -302,6 +350,7 @@ impl Session {
                 return Answered::Nothing;
             }
             (self.session, self.registered_at, self.next_number) = (session, None, 1);
+            (self.search, self.in_vain) = (None, 0);
             return Answered::Registered;
         }
         let oldest = self.sent.front().is_some_and(|request| {
@@ -311,8 +360,11 @@ impl Session {
             return Answered::Nothing;
         }
         self.view = self.view.max(header.view.get());
-        self.searching = false;
-        let Request { waiters, since, .. } = self.sent.pop_front().expect("looked at");
+        (self.search, self.in_vain) = (None, 0);
+        let Request { waiters, since, sent, again, .. } = self.sent.pop_front().expect("looked at");
+        if !again {
+            self.answered_in = (self.answered_in * 7 + now.since(sent)) / 8;
+        }
         Answered::Reply { waiters, since }
     }
 
@@ -326,7 +378,7 @@ impl Session {
         if session != self.session || session == 0 || frame.header.view.get() < self.view {
             return;
         }
-        self.session = 0;
+        (self.session, self.in_vain) = (0, 0);
         while let Some(mut request) = self.sent.pop_back() {
             request.number = 0;
             self.waiting.push_front(request);
@@ -335,27 +387,35 @@ impl Session {
     }
 
     /// Registers, or sends again what was not answered in time. The answer to a ping shows who leads now.
-    pub(super) fn on_resend(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
-        if self.session == 0 {
-            return self.register(now, pool, effects);
-        }
-        let patience = if self.searching { SEARCH } else { RESEND };
-        if self.sent.front().is_some_and(|request| now.since(request.sent) >= patience) {
+    pub(super) fn on_deadline(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
+        let overdue = |at: Instant, session: &Self| now.since(at) >= session.patience();
+        if self.session == 0 && self.registered_at.is_none_or(|at| overdue(at, self)) {
+            self.in_vain += u32::from(self.registered_at.is_some());
+            self.register(now, pool, effects);
+            self.ping(effects);
+        } else if self.sent.front().is_some_and(|request| overdue(request.sent, self)) {
+            self.in_vain += 1;
             self.send_again(now, effects);
             self.ping(effects);
+        } else if self.search.as_ref().is_some_and(|search| search.at <= now) {
+            self.ping(effects);
+        }
+        if let Some(search) = self.search.as_mut().filter(|search| search.at <= now) {
+            search.wait = (search.wait * 2).min(SEARCH_MAX);
+            search.at = now.after(search.wait);
         }
     }
 
     fn send_again(&mut self, now: Instant, effects: &mut EdgeEffects) {
         for at in 0..self.sent.len() {
-            self.sent[at].sent = now;
+            (self.sent[at].sent, self.sent[at].again) = (now, true);
             effects.push(self.send(&self.sent[at]));
         }
     }
 
     fn register(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
-        let Some(mut draft) = pool.draft(REQUEST_HEADER) else { return };
         self.registered_at = Some(now);
+        let Some(mut draft) = pool.draft(REQUEST_HEADER) else { return };
         let digest = RequestHeader::digest_of(&[]);
         let kind = (RequestKind::Register as u32).into();
         let header = RequestHeader { session: 0.into(), kind, ..self.header(0, 0, digest) };
@@ -363,7 +423,6 @@ impl Session {
         let mut frame = self.frame(Command::Request);
         frame.payload = Some(draft.seal());
         effects.push(EdgeEffect::Send { to: self.address(self.primary), frame });
-        self.ping(effects);
     }
 
     /// Renews the lease and asks every replica where it stands.
@@ -376,9 +435,9 @@ impl Session {
     }
 
     /// A replica's process is gone. If it led, somebody else soon will: ask until it is known who.
-    pub(super) fn on_peer_reset(&mut self, address: Address, effects: &mut EdgeEffects) {
+    pub(super) fn on_peer_reset(&mut self, address: Address, now: Instant, effects: &mut EdgeEffects) {
         if address == self.address(self.primary) {
-            self.searching = true;
+            self.begin_search(now);
             self.ping(effects);
         }
     }
