@@ -352,6 +352,7 @@ impl World<'_> {
     pub(crate) fn wake_user(&mut self, user: usize) {
         let busy = self.users.left > 0;
         let think = self.users.work.think;
+        let think = if self.healed { think / 4 } else { think };
         let pause = if busy { self.users.random.waiting(think) } else { Duration::from_millis(150) };
         let again = self.now.after(pause + Duration::from_micros(1));
         self.schedule(again, Event::User(user));
