@@ -516,8 +516,10 @@ pub struct Work {
     pub rooms: u8,
     /// Calls of all users together.
     pub operations: u32,
-    /// Mean time between a user's calls.
+    /// Mean time after which a user goes on.
     pub think: Duration,
+    /// Calls that a user begins at once: they share requests, and entries of the log.
+    pub burst: u8,
     /// Answered publishes that are sent again later, with the same key.
     pub again: Ppm,
     /// A user who types lines.
@@ -533,6 +535,7 @@ impl Work {
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
             operations: u32::try_from(random.within(510..=600)).expect("small"),
             think: ms(4..=40, random),
+            burst: u8::try_from(random.within(1..=5)).expect("at most 5"),
             again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,

@@ -644,11 +644,18 @@ impl World<'_> {
         };
         let overdue: Vec<CallId> = self.users.users[user].in_flight.iter().filter(overdue).copied().collect();
         overdue.into_iter().for_each(|call| self.ask(call));
-        let one = &self.users.users[user];
-        if !one.opened || one.in_flight.len() >= IN_FLIGHT_MAX || self.users.left == 0 {
-            return;
+        for _ in 0..self.users.work.burst {
+            let one = &self.users.users[user];
+            if !one.opened || one.in_flight.len() >= IN_FLIGHT_MAX || self.users.left == 0 {
+                return;
+            }
+            self.users.left -= 1;
+            self.do_something(user);
         }
-        self.users.left -= 1;
+    }
+
+    fn do_something(&mut self, user: usize) {
+        let now = self.now;
         if self.users.random.chance(self.users.work.again) && !self.users.users[user].remembered.is_empty() {
             return self.send_again(user);
         }
