@@ -59,9 +59,10 @@ impl Standing {
                 };
                 tell!("view {}: {leader}", now.view);
             }
-            if now.clocks_agree != self.clocks_agree {
-                self.clocks_agree = now.clocks_agree;
-                let clocks = if now.clocks_agree {
+            let agree = replica.clocks_agree();
+            if agree != self.clocks_agree {
+                self.clocks_agree = agree;
+                let clocks = if agree {
                     "agree"
                 } else {
                     "do not agree: look at the clocks of all replicas"

@@ -49,8 +49,6 @@ pub struct Process {
     /// Counts starts, so that what was meant for an earlier life is told apart.
     pub life: u64,
     pub inbox: Vec<Inbound>,
-    /// When the next turn is due, if one is.
-    pub turn_at: Option<Instant>,
     /// It stands still until then.
     pub paused_until: Instant,
     pub trap: Option<Trap>,
@@ -116,7 +114,6 @@ impl Process {
             skew,
             life: 0,
             inbox: Vec::new(),
-            turn_at: None,
             paused_until: Instant(0),
             trap: None,
             handled: Vec::new(),
@@ -182,7 +179,6 @@ impl Process {
         self.inbox.clear();
         self.acts.clear();
         self.handled.clear();
-        self.turn_at = None;
         self.trap = None;
         self.paused_until = Instant(0);
         if let Some(disk) = &mut self.disk {

@@ -175,7 +175,7 @@ impl<'a> World<'a> {
             config,
             watches: std::iter::repeat_with(Watch::default).take(replicas).collect(),
             edge_watches: std::iter::repeat_with(EdgeWatch::default).take(places - replicas).collect(),
-            queue: Queue::default(),
+            queue: Queue::new(places),
             arrivals: Vec::new(),
             spectator: None,
             troubles: 0,
@@ -300,10 +300,8 @@ impl<'a> World<'a> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Turn(place) => {
-                if self.processes[place].turn_at == Some(self.now) {
-                    self.count(1, place as u64, self.processes[place].inbox.len() as u64);
-                    self.turn(place);
-                }
+                self.count(1, place as u64, self.processes[place].inbox.len() as u64);
+                self.turn(place);
             }
             Event::Arrival { from, to, command, bytes, connection, number } => {
                 self.count(2, (from as u64) << 32 | to as u64, beginning(&bytes));
@@ -380,12 +378,7 @@ impl<'a> World<'a> {
     }
 
     fn plan_turn(&mut self, place: Place, at: Instant) {
-        let process = &mut self.processes[place];
-        let at = at.max(process.paused_until).max(self.now);
-        if process.turn_at.is_none_or(|planned| at < planned || planned < self.now) {
-            process.turn_at = Some(at);
-            self.schedule(at, Event::Turn(place));
-        }
+        self.queue.plan_turn(place, at.max(self.processes[place].paused_until).max(self.now));
     }
 
     /// Runs a turn that is not due, if the process is up and does not stand still.
@@ -397,7 +390,6 @@ impl<'a> World<'a> {
 
     fn turn(&mut self, place: Place) {
         let process = &mut self.processes[place];
-        process.turn_at = None;
         if process.paused_until > self.now {
             return self.plan_turn(place, self.now);
         }
@@ -627,6 +619,7 @@ impl<'a> World<'a> {
     pub fn crash(&mut self, place: Place, power: bool) {
         let Some(address) = self.processes[place].address else { return };
         self.crashes += 1;
+        self.queue.forget_turn(place);
         if let Some(leak) = self.processes[place].end(power) {
             self.leak.get_or_insert(leak);
         }

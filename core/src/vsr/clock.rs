@@ -181,8 +181,10 @@ impl<M: Machine> Replica<M> {
         usize::from(self.members.quorums().replication).min(self.clock_quorum())
     }
 
-    /// Whether enough clocks agree; if not, somebody should look at them.
-    pub(super) fn clocks_agree(&self) -> bool {
+    /// Whether enough wall clocks agree. If not, timestamps go on from the last one, and somebody should look at the
+    /// clocks.
+    #[must_use]
+    pub fn clocks_agree(&self) -> bool {
         self.clock.agreed(self.now, self.clock_quorum()).is_some()
     }
 

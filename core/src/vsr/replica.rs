@@ -155,8 +155,6 @@ pub struct View {
     pub members: u32,
     /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
     pub state_lost: bool,
-    /// Enough wall clocks agree. If not, timestamps go on from the last one, and somebody should look at the clocks.
-    pub clocks_agree: bool,
 }
 
 /// Where the time of the entries that a primary made went, in nanoseconds, summed.
@@ -533,7 +531,6 @@ impl<M: Machine> Replica<M> {
             incarnation: self.incarnation(),
             members: self.members.number,
             state_lost: self.state_lost,
-            clocks_agree: self.clocks_agree(),
         }
     }
 
