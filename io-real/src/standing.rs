@@ -62,11 +62,7 @@ impl Standing {
             let agree = replica.clocks_agree();
             if agree != self.clocks_agree {
                 self.clocks_agree = agree;
-                let clocks = if agree {
-                    "agree"
-                } else {
-                    "do not agree: look at the clocks of all replicas"
-                };
+                let clocks = if agree { "agree" } else { "do not agree: look at the clocks of all replicas" };
                 tell!("the replicas' clocks {clocks}");
             }
         }

@@ -166,7 +166,8 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
 fn still(shape: Shape) -> Drawn {
     let us = |micros| Duration::from_micros(micros)..=Duration::from_micros(micros);
     let think = Duration::from_millis(1);
-    let work = Work { users: 0, rooms: 0, operations: 0, think, burst: 1, again: 0, line: false, hostile: false };
+    let work =
+        Work { users: 0, rooms: 0, operations: 0, think, burst: 1, again: 0, line: false, hostile: false };
     let base = Duration::from_millis(1);
     Drawn {
         shape,

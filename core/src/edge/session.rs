@@ -233,7 +233,15 @@ impl Session {
             self.next_number = number + 1;
         }
         let (payload, number) = (draft.seal(), number.unwrap_or(0));
-        self.waiting.push_back(Request { number, digest, payload, waiters, sent: since, again: false, since });
+        self.waiting.push_back(Request {
+            number,
+            digest,
+            payload,
+            waiters,
+            sent: since,
+            again: false,
+            since,
+        });
     }
 
     fn header(&self, number: u64, size: usize, digest: u128) -> RequestHeader {
