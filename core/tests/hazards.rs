@@ -416,45 +416,6 @@ fn h27_a_damaged_entry_is_fetched_from_a_peer_and_never_reported_as_absent() {
     assert_agree(&cluster);
 }
 
-/// Three entries were in flight at once and are acknowledged. Of the two that have them one is away, and the other knows
-/// of no commit and finds the middle one damaged; the third never had them.
-#[test]
-fn h27_a_damaged_entry_is_not_taken_for_one_that_never_was() {
-    let mut cluster = ready(3);
-    for other in [0, 1] {
-        cluster.cut.push((replica(other), replica(2)));
-        cluster.cut.push((replica(2), replica(other)));
-    }
-    let before = cluster.view(0).commit;
-    (2..=4).for_each(|number| prepare_one(&mut cluster, number));
-    for (from, to, frame) in cluster.collect() {
-        cluster.deliver(from, to, frame);
-    }
-    while cluster.complete_one(0) || cluster.complete_one(1) {}
-    for (from, to, frame) in cluster.collect() {
-        if to == replica(0) {
-            cluster.deliver(from, to, frame);
-        }
-    }
-    assert_eq!((cluster.view(0).commit, cluster.view(1).commit_max), (before + 3, before));
-    cluster.crash(0);
-    cluster.crash(1);
-    let layout = cluster.config.layout;
-    let slot = u32::try_from((before + 2) % u64::from(layout.wal_slots)).unwrap();
-    cluster.outside[1].disk[usize::try_from(layout.slot_offset(slot)).unwrap() + 200] ^= 1;
-    cluster.cut.clear();
-    cluster.start(1);
-    cluster.pass(LONG);
-    assert_eq!(cluster.primary(), None, "nobody there knows what stood in it, and nobody decides");
-    cluster.start(0);
-    cluster.pass(LONG);
-    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
-    cluster.register();
-    assert_eq!(cluster.publish(5).expect("acknowledged").seq, 5, "nothing was truncated");
-    cluster.pass(LONG);
-    assert_agree(&cluster);
-}
-
 #[test]
 fn h31_a_failed_flush_ends_the_replica_and_other_disk_errors_do_not() {
     for (error, ends) in [(DiskError::Fsync, true), (DiskError::Write, false), (DiskError::Full, false)] {
