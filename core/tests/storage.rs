@@ -372,3 +372,63 @@ fn a_state_transfer_goes_on_where_a_crash_ended_it() {
         assert!(blocks <= all + 2, "after {crash_after}: {blocks} parts in all instead of {all}");
     }
 }
+
+/// Replica 2 lacks everything and has begun to take the newest checkpoint, of which its only holder has lost a part.
+/// That one waits for a newer checkpoint, which is made once replica 2 takes the older one that is whole.
+#[test]
+fn h20_a_checkpoint_that_nobody_has_whole_is_given_up_for_an_older_one() {
+    let mut cluster = ready(3, 2);
+    cluster.crash(2);
+    cluster.pass(Duration::from_millis(100));
+    let mut number = 3;
+    let mut publish = |cluster: &mut Cluster| {
+        let (key, body) = (cluster.key(number), number.to_string().repeat(300));
+        number += 1;
+        cluster.request(&[say(key, &body)]).expect("two are a quorum");
+    };
+    while cluster.view(0).checkpoint < 40 {
+        publish(&mut cluster);
+    }
+    cluster.pass(LONG);
+    let (leads, follows) = if cluster.view(0).is_primary { (0, 1) } else { (1, 0) };
+    let older = cluster.outside[follows].disk.clone();
+    let before = cluster.view(follows).checkpoint;
+    while cluster.view(leads).checkpoint == before {
+        publish(&mut cluster);
+    }
+    cluster.pass(LONG);
+    cluster.start(2);
+    let mut begun = false;
+    while !begun {
+        while (0..3).any(|at| cluster.complete_one(at)) {}
+        for (from, to, frame) in cluster.collect() {
+            if !begun {
+                begun = frame.header.command() == Command::Block && to == replica(2);
+                cluster.deliver(from, to, frame);
+            }
+        }
+        cluster.only_time(Duration::from_millis(1));
+    }
+    // The follower never had the newer checkpoint; it has all of the log.
+    let layout = cluster.config.layout;
+    cluster.crash(leads);
+    cluster.crash(follows);
+    let newer = cluster.outside[follows].disk.clone();
+    let log = usize::try_from(layout.slot_offset(0)).unwrap()
+        ..usize::try_from(layout.checkpoint_offset(0)).unwrap();
+    cluster.outside[follows].disk = older;
+    cluster.outside[follows].disk[log.clone()].copy_from_slice(&newer[log]);
+    for copy in 0..2 {
+        let part = layout.slot_sectors as usize * SECTOR;
+        cluster.outside[leads].disk
+            [usize::try_from(layout.checkpoint_offset(copy)).unwrap() + 2 * part + 9] ^= 1;
+    }
+    cluster.start(leads);
+    cluster.start(follows);
+    cluster.pass(LONG * 2);
+    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
+    cluster.register();
+    cluster.publish(9_000).expect("served again");
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}

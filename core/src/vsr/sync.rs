@@ -20,6 +20,8 @@ use crate::types::ReplicaId;
 use crate::wire::frame::{Command, Frame};
 
 const GONE: u16 = 1;
+/// Questions without a part in answer, after which a checkpoint is given up: perhaps nobody has all of it any more.
+const IN_VAIN_MAX: u32 = 8;
 
 /// A state transfer under way.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Sync {
     digest_half: u128,
     /// The next part may lie on our own disk, from a transfer that a crash ended.
     resuming: bool,
+    /// Questions in a row that brought no part.
+    in_vain: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +50,13 @@ enum Stage {
 
 impl Sync {
     fn new(from: ReplicaId) -> Self {
-        Self { from, stage: Stage::Receiving, op: 0, size: 0, digest_half: 0, resuming: true }
+        Self { from, stage: Stage::Receiving, op: 0, size: 0, digest_half: 0, resuming: true, in_vain: 0 }
     }
 
     /// Begins anew, with whatever the next answer offers.
     fn restart(&mut self) {
         (self.stage, self.op, self.size, self.digest_half) = (Stage::Receiving, 0, 0, 0);
+        self.in_vain = 0;
     }
 }
 
@@ -82,11 +87,18 @@ impl<M: Machine> Replica<M> {
         self.timers.set(Timer::Repair, self.in_a(after));
     }
 
-    /// The peer did not answer: whoever is there may serve another checkpoint.
+    /// The peer did not answer: whoever is there may serve another checkpoint. If nobody gives the next part of this
+    /// one, any other will do, an older one too. (Found by the simulator: the only replica with a checkpoint had a
+    /// damaged part in it, and waited for a newer one, which no quorum could make while a third waited for that part.)
     pub(super) fn sync_timed_out(&mut self, effects: &mut Effects) {
         let from = self.random_peer();
         let Some(sync) = self.sync.as_mut().filter(|sync| sync.stage == Stage::Receiving) else { return };
         sync.from = from;
+        sync.in_vain += 1;
+        if sync.op != 0 && sync.in_vain >= IN_VAIN_MAX {
+            sync.restart();
+            self.abandon_image();
+        }
         self.mark(Mark::TransferOther);
         self.ask_for_block(effects);
     }
@@ -228,6 +240,9 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Mismatch);
         }
         self.extend_image(frame.body(), false);
+        if let Some(sync) = &mut self.sync {
+            sync.in_vain = 0;
+        }
         self.next_part(effects);
     }
 
