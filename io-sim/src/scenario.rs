@@ -196,6 +196,10 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn obey(&mut self, command: &str) -> Result<String, String> {
+        // Names and texts become JSON as they are: what would have to be escaped there is not for scripts.
+        if let Some(bad) = command.chars().find(|char| char.is_control() || matches!(char, '"' | '\\')) {
+            return Err(format!("no {bad:?} in a command"));
+        }
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.as_slice() {
             ["cluster", ..] => {
