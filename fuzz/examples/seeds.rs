@@ -112,6 +112,11 @@ fn texts() -> io::Result<()> {
     save("operator_text", "address", b"3=127.0.0.1:7001")?;
     save("operator_text", "cluster", &digits.as_bytes()[..32])?;
     save("operator_text", "tokens", format!("# who\n\nada {digits}\nbob  {digits}\n").as_bytes())?;
+    let calls = "cluster replicas=3 edges=1 seed=2\nuser ada edge=0\nada open r\nada subscribe r now\nrun 100ms\n\n\
+        ada publish r one\ncrash r0 after=prepare count=2\nrun 1s\nrestart r0\nada again\nrun 500ms\nada history r\n\n\
+        isolate r1\ncut r0->r2\nslow r2 50\nrun 200ms\nheal\nrun 1s\nexpect committed 3\nstatus\nmessages r\npresent r\n";
+    save("scenario", "calls", calls.as_bytes())?;
+    save("scenario", "longer-than-time", b"cluster replicas=1 edges=1\nrun 18446744073709551615s\n")?;
     let recipe = "# small\nworld plan=swarm seed=733 dice=5\nusers 1\nwithout partitions frames.drop\nonly-aims 2\n\
         only-troubles 0 7\n";
     save("recipe", "small", recipe.as_bytes())

@@ -95,6 +95,9 @@ pub fn play_before(
 /// The longest time that one command lets pass, virtual milliseconds: an hour.
 const RUN_MAX_MS: u64 = 3_600_000;
 
+/// Bytes of a command: whatever it says fits a client's frame.
+const COMMAND_MAX: usize = 500;
+
 /// Commands that print together.
 #[derive(Debug, Default)]
 struct Step {
@@ -105,7 +108,7 @@ struct Step {
 fn parse(text: &str) -> Vec<Step> {
     let mut steps = vec![Step::default()];
     let mut printed = false;
-    for line in text.lines() {
+    for line in text.lines().map(str::trim) {
         let step = steps.last_mut().expect("there is always one");
         match line {
             "" => {
@@ -117,7 +120,7 @@ fn parse(text: &str) -> Vec<Step> {
             "----" => printed = true,
             _ if printed => {}
             comment if comment.starts_with('#') => step.comments.push_str(&format!("{comment}\n")),
-            command => step.commands.push(command.trim().to_owned()),
+            command => step.commands.push(command.to_owned()),
         }
     }
     steps.retain(|step| !step.commands.is_empty() || !step.comments.is_empty());
@@ -196,6 +199,9 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn obey(&mut self, command: &str) -> Result<String, String> {
+        if command.len() > COMMAND_MAX {
+            return Err(format!("a command has at most {COMMAND_MAX} bytes, this has {}", command.len()));
+        }
         // Names and texts become JSON as they are: what would have to be escaped there is not for scripts.
         if let Some(bad) = command.chars().find(|char| char.is_control() || matches!(char, '"' | '\\')) {
             return Err(format!("no {bad:?} in a command"));
