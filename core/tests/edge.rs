@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use gateway::{World, seqs};
 use tigerchat_core::io::*;
-use tigerchat_core::types::ReplicaId;
+use tigerchat_core::types::{ConnectionId, ReplicaId};
 use tigerchat_core::vsr::membership::Change;
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 #[test]
 fn a_publish_is_acknowledged_and_reaches_subscribers_of_both_edges_once() {
@@ -395,4 +396,70 @@ fn h52_a_subscription_does_not_begin_behind_what_the_feed_has_brought() {
         let subscribed = frames.iter().find(|frame| frame.starts_with(r#"{"id":3,"subscribe""#));
         assert!(subscribed.is_some_and(|frame| frame.contains(r#""head":"3""#)), "{behind}: {frames:?}");
     }
+}
+
+/// When, in milliseconds from now on, the edge sends such a frame to some replica while nobody hears it.
+fn unheard(world: &mut World, edge: usize, command: Command, millis: u64) -> Vec<u64> {
+    let mut times = Vec::new();
+    for at in 1..=millis {
+        world.cluster.only_time(Duration::from_millis(1));
+        world.turn(edge, None);
+        let sent = std::mem::take(&mut world.edges[edge].2.sent);
+        if sent.iter().any(|(_, _, frame)| frame.header.command() == command) {
+            times.push(at);
+        }
+    }
+    times
+}
+
+/// Publishes; the request is lost.
+fn publish_unheard(world: &mut World, ada: ConnectionId, id: u32) {
+    let (key, body) = (world.key(id), "x");
+    let text = format!(r#"{{"id":{id},"publish":{{"room":"general","key":"{key}","body":"{body}"}}}}"#);
+    world.turn(0, Some(EdgeEvent::Frame { connection: ada, bytes: text.as_bytes() }));
+    world.edges[0].2.sent.clear();
+}
+
+#[test]
+fn a_silent_shard_is_asked_again_later_and_later_until_it_answers() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    publish_unheard(&mut world, ada, 10);
+    let times = unheard(&mut world, 0, Command::Request, 2_000);
+    assert_eq!(times, [60, 180, 420, 900, 1_400, 1_900]);
+    world.pass(3_000);
+    assert_eq!(seqs(&world.frames(ada)), [1], "asked at last, answered at once");
+    publish_unheard(&mut world, ada, 11);
+    assert_eq!(unheard(&mut world, 0, Command::Request, 200)[..1], [60], "no longer than at first");
+}
+
+#[test]
+fn an_edge_that_nobody_knows_registers_again_later_and_later() {
+    let mut world = World::new();
+    world.add_edge(503);
+    world.turn(2, None);
+    world.edges[2].2.sent.clear();
+    assert_eq!(unheard(&mut world, 2, Command::Request, 2_000), [60, 180, 420, 900, 1_400, 1_900]);
+    world.pass(1_000);
+    assert!(world.edges[2].1.edge().unwrap().is_ready());
+}
+
+#[test]
+fn h57_who_leads_is_asked_later_and_later_until_a_new_primary_says_so() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    publish_unheard(&mut world, ada, 10);
+    world.turn(0, Some(EdgeEvent::PeerReset(cluster::replica(0))));
+    let asked = unheard(&mut world, 0, Command::PingClient, 50);
+    assert_eq!(asked[..3], [1, 10, 30], "at once, then as long as it takes");
+    let mut header = FrameHeader::new(Command::PongClient, cluster::CLUSTER, cluster::SHARD);
+    (header.view, header.a, header.flags) = (1.into(), 1.into(), 1.into());
+    let mut frame = Frame { header, payload: None };
+    frame.seal(cluster::replica(1), world.edges[0].0, 1, 1);
+    world.turn(0, Some(EdgeEvent::Received { from: cluster::replica(1), frame }));
+    let sent = std::mem::take(&mut world.edges[0].2.sent);
+    let requests: Vec<_> =
+        sent.iter().filter(|(_, _, frame)| frame.header.command() == Command::Request).collect();
+    assert!(matches!(requests[..], [(_, to, _)] if *to == cluster::replica(1)), "at once, to who says so");
+    assert_eq!(unheard(&mut world, 0, Command::PingClient, 40), [0; 0], "the search is over");
 }
