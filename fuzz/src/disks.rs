@@ -2,7 +2,7 @@
 //!
 //! The one law: **no content panics, and what is accepted is written again as the same bytes.**
 
-use tigerchat_core::chat::{LIMITS, Limits};
+use tigerchat_core::chat::LIMITS;
 use tigerchat_core::store::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES};
 use tigerchat_core::store::sector::{self, Found, Stamp, Zone};
 use tigerchat_core::store::superblock::{CheckpointRef, ShardConfig, Superblock};
@@ -13,7 +13,7 @@ use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::targets::Target;
+use crate::targets::{self, Target};
 
 /// The targets of this file, by the names of their corpora.
 pub const DISK_TARGETS: &[(&str, Target)] = &[
@@ -136,15 +136,8 @@ fn data_file(superblock: &Superblock, image: &[u8]) -> Vec<u8> {
     file
 }
 
+/// With room for the smallest checkpoints alone.
 fn config() -> ShardConfig {
-    ShardConfig {
-        cluster: ClusterId(1),
-        shard: ShardId(1),
-        replica: ReplicaId(0),
-        pipeline: 4,
-        sessions: 8,
-        window: 4,
-        layout: Layout { wal_slots: 8, slot_sectors: 2, checkpoint_sectors: 4 },
-        limits: Limits::tiny(),
-    }
+    let layout = Layout { wal_slots: 8, slot_sectors: 2, checkpoint_sectors: 4 };
+    ShardConfig { layout, ..targets::config() }
 }

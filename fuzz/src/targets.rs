@@ -194,7 +194,8 @@ pub fn slot(bytes: &[u8]) {
     }
 }
 
-fn config() -> ShardConfig {
+/// A small shard.
+pub(crate) fn config() -> ShardConfig {
     ShardConfig {
         cluster: ClusterId(1),
         shard: ShardId(1),
