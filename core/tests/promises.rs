@@ -245,7 +245,7 @@ fn the_list_of_members_says_who_lags() {
 
 /// An acknowledgement counts only among those who act by the same members.
 #[test]
-fn an_acknowledgement_of_other_members_is_not_counted() {
+fn h57_an_acknowledgement_of_other_members_is_not_counted() {
     let mut cluster = ready(3);
     prepare_unheard(&mut cluster, 2);
     while cluster.complete_one(0) {}
