@@ -412,6 +412,15 @@ fn unheard(world: &mut World, edge: usize, command: Command, millis: u64) -> Vec
     times
 }
 
+/// That replica says that it leads this view.
+fn leads(world: &World, replica: u16, view: u64) -> Frame {
+    let mut header = FrameHeader::new(Command::PongClient, cluster::CLUSTER, cluster::SHARD);
+    (header.view, header.a, header.flags) = (view.into(), u64::from(replica).into(), 1.into());
+    let mut frame = Frame { header, payload: None };
+    frame.seal(cluster::replica(replica.into()), world.edges[0].0, 1, 1);
+    frame
+}
+
 /// Publishes; the request is lost.
 fn publish_unheard(world: &mut World, ada: ConnectionId, id: u32) {
     let (key, body) = (world.key(id), "x");
@@ -421,16 +430,47 @@ fn publish_unheard(world: &mut World, ada: ConnectionId, id: u32) {
 }
 
 #[test]
-fn a_silent_shard_is_asked_again_later_and_later_until_it_answers() {
+fn a_silent_shard_is_asked_who_leads_and_sent_what_is_unanswered_once_somebody_says_so() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    world.pass(400);
+    publish_unheard(&mut world, ada, 10);
+    let renewals = |at: &u64| *at < 400;
+    let asked: Vec<u64> =
+        unheard(&mut world, 0, Command::PingClient, 400).into_iter().filter(renewals).collect();
+    for at in [60, 70, 90, 130, 210, 290, 370] {
+        assert!(asked.contains(&at), "{at} is not in {asked:?}");
+    }
+    assert!(asked.len() <= 8, "and once for the lease: {asked:?}");
+    assert_eq!(unheard(&mut world, 0, Command::Request, 1_000), [0; 0], "not into the dark");
+    world.pass(3_000);
+    assert_eq!(seqs(&world.frames(ada)), [1]);
+    publish_unheard(&mut world, ada, 11);
+    assert!(unheard(&mut world, 0, Command::PingClient, 70).contains(&60), "no longer than at first");
+}
+
+/// The primary is there and answers nothing but pings: what it owes it is sent later and later.
+#[test]
+fn a_primary_that_does_not_answer_is_sent_again_later_and_later() {
     let mut world = World::new();
     let ada = world.client(0, 1, "ada");
     publish_unheard(&mut world, ada, 10);
-    let times = unheard(&mut world, 0, Command::Request, 2_000);
-    assert_eq!(times, [60, 180, 420, 900, 1_400, 1_900]);
-    world.pass(3_000);
-    assert_eq!(seqs(&world.frames(ada)), [1], "asked at last, answered at once");
-    publish_unheard(&mut world, ada, 11);
-    assert_eq!(unheard(&mut world, 0, Command::Request, 200)[..1], [60], "no longer than at first");
+    let mut times = Vec::new();
+    for at in 1..=1_500_u64 {
+        world.cluster.only_time(Duration::from_millis(1));
+        world.turn(0, None);
+        let sent = std::mem::take(&mut world.edges[0].2.sent);
+        let of = |command| sent.iter().any(|(_, _, frame)| frame.header.command() == command);
+        if of(Command::Request) {
+            times.push(at);
+        }
+        if of(Command::PingClient) {
+            world
+                .turn(0, Some(EdgeEvent::Received { from: cluster::replica(0), frame: leads(&world, 0, 0) }));
+        }
+    }
+    let waits: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.is_sorted() && waits.last() > Some(&400) && waits.len() < 6, "{times:?}");
 }
 
 #[test]
@@ -452,10 +492,7 @@ fn h57_who_leads_is_asked_later_and_later_until_a_new_primary_says_so() {
     world.turn(0, Some(EdgeEvent::PeerReset(cluster::replica(0))));
     let asked = unheard(&mut world, 0, Command::PingClient, 50);
     assert_eq!(asked[..3], [1, 10, 30], "at once, then as long as it takes");
-    let mut header = FrameHeader::new(Command::PongClient, cluster::CLUSTER, cluster::SHARD);
-    (header.view, header.a, header.flags) = (1.into(), 1.into(), 1.into());
-    let mut frame = Frame { header, payload: None };
-    frame.seal(cluster::replica(1), world.edges[0].0, 1, 1);
+    let frame = leads(&world, 1, 1);
     world.turn(0, Some(EdgeEvent::Received { from: cluster::replica(1), frame }));
     let sent = std::mem::take(&mut world.edges[0].2.sent);
     let requests: Vec<_> =

@@ -18,15 +18,15 @@ use crate::wire::chat::{COMMANDS_MAX, Command as ChatCommand, OUTCOME};
 use crate::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
 use crate::wire::frame::{Command, Frame, FrameHeader};
 
-/// An unanswered request is sent again after this at the least; at most after [`RESEND_MAX`].
+/// A request that is unanswered after this at the least, and after [`RESEND_MAX`] at most, may be lost.
 const RESEND: Duration = Duration::from_millis(60);
 const RESEND_MAX: Duration = Duration::from_millis(500);
 /// Unanswered for so many times as long as answers usually take, a request is taken for lost.
 const LATE: u32 = 4;
-/// Who leads is asked again after this, and then later and later. A new primary says so by itself: questions are for
-/// when that was lost.
+/// Who leads is asked again after this, and then later and later. Questions are small, requests are not: these are
+/// sent again when whoever leads has answered, and not into the dark.
 const SEARCH: Duration = Duration::from_millis(10);
-const SEARCH_MAX: Duration = Duration::from_millis(160);
+const SEARCH_MAX: Duration = Duration::from_millis(80);
 /// Requests that wait for the window, in windows.
 const WAITING_WINDOWS: usize = 2;
 
@@ -96,7 +96,7 @@ pub(super) struct Session {
     /// The op of the registration; zero while there is none.
     pub(super) session: u64,
     registered_at: Option<Instant>,
-    /// The primary is gone, or another one was heard of, and it has not answered since.
+    /// The primary is gone or owes an answer, or another one was heard of, and it has not said since that it leads.
     search: Option<Search>,
     /// How long answers usually take.
     answered_in: Duration,
@@ -160,14 +160,15 @@ impl Session {
         Frame { header, payload: None }
     }
 
-    /// When something must be sent again if nothing comes.
+    /// When something must be asked again if nothing comes.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let unanswered = if self.session == 0 {
-            self.registered_at.map_or(Instant(0), |at| at.after(self.patience()))
-        } else {
-            self.sent.front()?.sent.after(self.patience())
-        };
-        Some(self.search.as_ref().map_or(unanswered, |search| unanswered.min(search.at)))
+        let search = self.search.as_ref().map(|search| search.at);
+        if self.session == 0 {
+            let again = self.registered_at.map_or(Instant(0), |at| at.after(self.patience()));
+            return Some(search.map_or(again, |search| search.min(again)));
+        }
+        let overdue = self.sent.front()?.sent.after(self.patience());
+        Some(search.unwrap_or(overdue))
     }
 
     /// How long to wait for an answer: longer each time that none came, so that a shard in trouble is not drowned.
@@ -317,8 +318,8 @@ impl Session {
         (self.view, self.primary) = (view, ReplicaId(primary));
         let itself = frame.header.from() == Some(self.address(self.primary));
         if itself && (other || self.search.is_some()) {
-            // What is unanswered need not wait for its time.
-            (self.search, self.in_vain) = (None, 0);
+            self.search = None;
+            self.in_vain = if other { 0 } else { self.in_vain + 1 };
             if self.session == 0 { self.register(now, pool, effects) } else { self.send_again(now, effects) }
         } else if other {
             self.begin_search(now);
@@ -394,23 +395,26 @@ impl Session {
         self.waiting.iter_mut().for_each(|request| request.number = 0);
     }
 
-    /// Registers, or sends again what was not answered in time. The answer to a ping shows who leads now.
+    /// Registers, or asks who leads because an answer is late.
     pub(super) fn on_deadline(&mut self, now: Instant, pool: &Pool, effects: &mut EdgeEffects) {
-        let overdue = |at: Instant, session: &Self| now.since(at) >= session.patience();
-        if self.session == 0 && self.registered_at.is_none_or(|at| overdue(at, self)) {
-            self.in_vain += u32::from(self.registered_at.is_some());
+        let patience = self.patience();
+        let late = |at: Instant| now.since(at) >= patience;
+        if self.session == 0 && self.registered_at.is_none_or(late) {
+            if self.registered_at.is_some() {
+                self.in_vain += 1;
+                self.begin_search(now);
+            }
             self.register(now, pool, effects);
             self.ping(effects);
-        } else if self.sent.front().is_some_and(|request| overdue(request.sent, self)) {
-            self.in_vain += 1;
-            self.send_again(now, effects);
+        } else if let Some(search) = &mut self.search {
+            if search.at <= now {
+                search.wait = (search.wait * 2).min(SEARCH_MAX);
+                search.at = now.after(search.wait);
+                self.ping(effects);
+            }
+        } else if self.sent.front().is_some_and(|request| late(request.sent)) {
+            self.begin_search(now);
             self.ping(effects);
-        } else if self.search.as_ref().is_some_and(|search| search.at <= now) {
-            self.ping(effects);
-        }
-        if let Some(search) = self.search.as_mut().filter(|search| search.at <= now) {
-            search.wait = (search.wait * 2).min(SEARCH_MAX);
-            search.at = now.after(search.wait);
         }
     }
 
