@@ -162,6 +162,67 @@ fn h24_a_replica_that_is_not_certain_of_its_head_does_not_vote() {
     assert_agree(&cluster);
 }
 
+/// 0 and 1 have an entry that 2 lacks, and 0 stays away. As 1 opens its log, the read of that entry's slot lands where
+/// nothing was ever written: taken at its word, it and 2 would be a quorum that never had it.
+#[test]
+fn h29_a_read_that_lands_on_blank_sectors_is_no_empty_slot() {
+    let mut cluster = ready(3, 4);
+    isolate(&mut cluster, 2);
+    cluster.publish(5).expect("two are a quorum");
+    let slot = slot_at(&cluster, cluster.view(1).op);
+    cluster.crash(0);
+    cluster.crash(1);
+    cluster.cut.clear();
+    cluster.start(1);
+    let mut astray = false;
+    while let Some(op) = cluster.outside[1].submitted.first() {
+        let hits = matches!(op, DiskOp::Read { offset, .. } if *offset == slot.start as u64);
+        if hits && !astray {
+            astray = true;
+            let there = cluster.outside[1].disk[slot.clone()].to_vec();
+            cluster.outside[1].disk[slot.clone()].fill(0);
+            cluster.complete_one(1);
+            cluster.outside[1].disk[slot.clone()].copy_from_slice(&there);
+        } else {
+            cluster.complete_one(1);
+        }
+    }
+    assert!(astray, "the slot was read");
+    cluster.pass(LONG);
+    cluster.register();
+    assert_eq!(cluster.publish(6).expect("acknowledged").seq, 6);
+    cluster.start(0);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
+/// 2 alone enters the next view, falls, and comes back uncertain of its head; the others never left theirs. (Found by
+/// the simulator: whoever leads the older view did not answer it, and it waited for ever.)
+#[test]
+fn h24_an_uncertain_replica_that_alone_entered_a_newer_view_is_fetched_by_the_others() {
+    let mut cluster = ready(3, 4);
+    let (head, newer) = (cluster.view(2).op, cluster.view(2).view + 1);
+    cluster.cut = vec![(replica(2), replica(0)), (replica(2), replica(1)), (replica(0), replica(2))];
+    cluster.forge(1, 2, Command::StartViewChange, |frame| {
+        frame.header.view = newer.into();
+        frame.header.op = newer.into();
+    });
+    cluster.settle();
+    assert_eq!((cluster.view(2).view, cluster.view(2).status), (newer, Status::ViewChange));
+    cluster.crash(2);
+    let slot = slot_at(&cluster, head);
+    cluster.outside[2].disk[slot.start + 300] ^= 1;
+    cluster.cut.clear();
+    cluster.start(2);
+    cluster.settle();
+    assert_eq!(cluster.view(2).status, Status::RecoveringHead);
+    assert!(cluster.view(0).view < newer && cluster.view(1).view < newer);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+    cluster.register();
+    assert_eq!(cluster.publish(5).expect("acknowledged").seq, 5);
+}
+
 /// The checkpoint of 1 is damaged while 2 is down: 1 votes, so that 0 can lead, and takes the state from it.
 #[test]
 fn h36_who_lost_its_state_votes_and_acknowledges_nothing_until_it_has_another() {

@@ -57,6 +57,8 @@ pub struct Disk {
     /// Sectors that hold other than what was written last.
     damaged: BTreeSet<usize>,
     unreadable: BTreeSet<usize>,
+    /// Where the last read went astray.
+    astray: BTreeSet<u64>,
     /// Of the damaged ones those of a write that never happened.
     lost: BTreeSet<usize>,
     /// Sectors written last, newest at the end.
@@ -127,6 +129,7 @@ impl Disk {
             faults: None,
             damaged: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            astray: BTreeSet::new(),
             lost: BTreeSet::new(),
             recent: VecDeque::with_capacity(RECENT),
             counts: DiskCounts::default(),
@@ -305,9 +308,11 @@ impl Disk {
         self.unreadable.range(first..first + len.div_ceil(SECTOR)).next().is_some()
     }
 
-    /// Where a read that goes astray lands.
+    /// Where a read that goes astray lands. The next one of the same place is right: two in a row that both land where
+    /// nothing was ever written can't be told from a place where nothing was.
     fn misdirected_read(&mut self, offset: u64, len: usize) -> Option<u64> {
-        if !self.fails(|faults| faults.misdirected_read) {
+        if !self.fails(|faults| faults.misdirected_read) || !self.astray.insert(offset) {
+            self.astray.remove(&offset);
             return None;
         }
         self.counts.errors += 1;

@@ -46,6 +46,7 @@ marks! {
     HeadTold = "uncertain head: its primary said where the log ends",
     HeadToldUnasked = "uncertain head: a start_view that answers no question is ignored",
     HeadToldByOther = "uncertain head: a start_view of a backup is ignored",
+    HeadAsksBeyond = "uncertain head: between two views, the others are asked to come beyond",
     AskPrimarySilent = "view change: a silent primary",
     AskPrimaryReset = "view change: a reset connection makes the silence short",
     AskedToo = "view change: a replica that is normal joins those who ask",

@@ -1,7 +1,9 @@
 //! Opening a replica: what a crash left becomes a log again.
 //!
-//! Read the checkpoint, read every slot, flush (what was read may still have been on its way to the disk), make a
-//! new incarnation durable; then decide. There is no recovery protocol that could brick a cluster which lost power
+//! Read the checkpoint, read every slot, and once more those that seem never written: a read that went astray (H29)
+//! shows where it came from by the address in every seal, but blank sectors have none, and a blank slot is what may
+//! be nacked. Flush (what was read may still have been on its way to the disk), make a new incarnation durable; then
+//! decide. There is no recovery protocol that could brick a cluster which lost power
 //! as a whole (H22): `view` and `log_view` are durable, and so is every entry that was acknowledged.
 //!
 //! What a slot is worth ([`crate::store::slot`]), with `C` the checkpoint, `H` the head as `log_view` began here:
@@ -56,14 +58,31 @@ pub(super) struct Recovery {
     /// One of them can't be read.
     damaged: bool,
     found: Vec<SlotFound>,
+    /// Slots that were read as blank.
+    blank: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Checkpoint,
     Slots,
+    /// The blank ones once more.
+    Blanks,
     Flush,
     Done,
+}
+
+impl Recovery {
+    /// How many reads, or flushes, the stage consists of.
+    fn steps(&self) -> usize {
+        match self.stage {
+            Stage::Checkpoint => self.image.len(),
+            Stage::Slots => self.found.len(),
+            Stage::Blanks => self.blank.len(),
+            Stage::Flush => 1,
+            Stage::Done => 0,
+        }
+    }
 }
 
 impl<M: Machine> Replica<M> {
@@ -95,7 +114,9 @@ impl<M: Machine> Replica<M> {
         let chunks = usize::try_from(chunks).map_err(|_| OpenError::Damaged)?;
         let stage = if chunks > 0 { Stage::Checkpoint } else { Stage::Slots };
         let (image, found) = (vec![None; chunks], vec![SlotFound::Blank; slots]);
-        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, image, damaged: false, found });
+        let blank = Vec::new();
+        replica.recovery =
+            Some(Recovery { stage, submitted: 0, in_flight: 0, image, damaged: false, found, blank });
         replica.view_change.never_vote_in(replica.view);
         replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
@@ -111,12 +132,7 @@ impl<M: Machine> Replica<M> {
             && recovery.in_flight < IN_FLIGHT
         {
             let number = recovery.submitted;
-            let count = match recovery.stage {
-                Stage::Checkpoint => recovery.image.len(),
-                Stage::Slots => recovery.found.len(),
-                Stage::Flush => 1,
-                Stage::Done => return,
-            };
+            let count = recovery.steps();
             if number as usize == count {
                 return;
             }
@@ -137,7 +153,9 @@ impl<M: Machine> Replica<M> {
                     self.checkpoint_chunk_offset(checkpoint.copy, number),
                 )
             } else {
-                (Waits::SlotRecovered { slot: number }, self.config.layout.slot_offset(number))
+                let slot =
+                    if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
+                (Waits::SlotRecovered { slot }, self.config.layout.slot_offset(slot))
             };
             Self::submit(effects, DiskOp::Read { token: token.token(), offset, into });
         }
@@ -156,17 +174,16 @@ impl<M: Machine> Replica<M> {
                 self.collect_image(&mut recovery);
             }
             Waits::SlotRecovered { slot } => {
-                recovery.found[slot as usize] = self.look_at(slot, read.as_deref());
+                let found = self.look_at(slot, read.as_deref());
+                if recovery.stage == Stage::Slots && found == SlotFound::Blank {
+                    recovery.blank.push(slot);
+                }
+                recovery.found[slot as usize] = found;
             }
             _ => {}
         }
         if recovery.in_flight == 0 {
-            let done = match recovery.stage {
-                Stage::Checkpoint => recovery.submitted as usize == recovery.image.len(),
-                Stage::Slots => recovery.submitted as usize == recovery.found.len(),
-                Stage::Flush | Stage::Done => true,
-            };
-            if done {
+            while recovery.stage != Stage::Done && recovery.submitted as usize == recovery.steps() {
                 self.next_stage(&mut recovery);
             }
             if self.state_lost && self.is_alone() {
@@ -196,7 +213,8 @@ impl<M: Machine> Replica<M> {
                 self.load_own_checkpoint(recovery.damaged);
                 Stage::Slots
             }
-            Stage::Slots => Stage::Flush,
+            Stage::Slots => Stage::Blanks,
+            Stage::Blanks => Stage::Flush,
             Stage::Flush => {
                 // Not before: of the copies that were read, the newest pair may have been in the page cache
                 // alone, and then the first write would go over the only pair that is durable.

@@ -376,9 +376,25 @@ impl<M: Machine> Replica<M> {
                 self.ask_view_change(asked, effects);
             }
             Status::Normal if self.view_change.asked > self.view => self.send_start_view_change(effects),
-            Status::RecoveringHead => self.look_for_primary(effects),
+            Status::RecoveringHead => {
+                self.ask_for_a_view_beyond(effects);
+                self.look_for_primary(effects);
+            }
             Status::Normal | Status::Recovering => {}
         }
+    }
+
+    /// Between two views and uncertain of the head, it may be the only one that ever entered the newer: whoever leads
+    /// the older can't tell it where the log ends, for it does not go back. So it asks the others to come, which is
+    /// no vote: how a log begins is decided by those who are certain. (Found by the simulator: seed 1507.)
+    fn ask_for_a_view_beyond(&mut self, effects: &mut Effects) {
+        if self.view == self.log_view || !self.members.is_voter(self.me) {
+            return;
+        }
+        self.mark(Mark::HeadAsksBeyond);
+        let mut frame = self.frame(Command::StartViewChange);
+        frame.header.op = (self.view + 1).into();
+        self.broadcast(&frame, effects);
     }
 
     /// What was wanted of the superblock is durable: say so, or go on.
