@@ -223,6 +223,48 @@ fn h24_an_uncertain_replica_that_alone_entered_a_newer_view_is_fetched_by_the_ot
     assert_eq!(cluster.publish(5).expect("acknowledged").seq, 5);
 }
 
+/// 0 and 1 have three entries that 2 lacks; the disk of 1 lost the first of them, which leaves it uncertain of its
+/// head. 0 leads anew, tells both where the log ends, and falls before they have the entries: 1 had the one it lost,
+/// and does not nack it.
+#[test]
+fn h32_a_lost_write_past_an_uncertain_head_is_not_voted_away() {
+    let mut cluster = ready(3, 7);
+    isolate(&mut cluster, 2);
+    let lost = cluster.view(1).op + 1;
+    for number in 8..=10 {
+        cluster.publish(number).expect("two are a quorum");
+    }
+    cluster.pass(Duration::from_millis(50));
+    assert!(cluster.view(0).checkpoint < lost, "no checkpoint has it");
+    cluster.crash(0);
+    cluster.crash(1);
+    let slot = slot_at(&cluster, lost);
+    cluster.outside[1].disk[slot].fill(0);
+    cluster.cut.clear();
+    cluster.lost = vec![Command::Prepare];
+    cluster.start(0);
+    cluster.start(1);
+    cluster.settle();
+    assert_eq!(cluster.view(1).status, Status::RecoveringHead);
+    let told = |cluster: &Cluster| [1, 2].map(|at| (cluster.view(at).status, cluster.view(at).op));
+    let mut waits = 10_000;
+    while told(&cluster) != [(Status::Normal, lost + 2); 2] {
+        waits -= 1;
+        assert!(waits > 0, "0 tells them: {:?}", told(&cluster));
+        cluster.pass(Duration::from_millis(1));
+    }
+    cluster.crash(0);
+    cluster.lost.clear();
+    cluster.pass(LONG);
+    assert_eq!(cluster.primary(), None, "1 had what 2 lacks, and can't show it");
+    cluster.start(0);
+    cluster.pass(LONG);
+    cluster.register();
+    assert_eq!(cluster.publish(11).expect("acknowledged").seq, 11);
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
 /// The checkpoint of 1 is damaged while 2 is down: 1 votes, so that 0 can lead, and takes the state from it.
 #[test]
 fn h36_who_lost_its_state_votes_and_acknowledges_nothing_until_it_has_another() {

@@ -363,6 +363,14 @@ impl<M: Machine> Replica<M> {
             let slot = journal.place_mut(op);
             slot.faulty |= slot.digest.is_none() || slot.durable != slot.digest;
         }
+        // Past an uncertain head too: what the primary will say was there is not to be nacked then. (Found by the
+        // simulator: seed 51274.)
+        for op in journal.head + 1..=seen.min(journal.base + journal.slots()) {
+            let number = journal.slot_of(op);
+            let here = &found[number as usize];
+            let kept = matches!(here, SlotFound::Entry { header, .. } if header.op.get() == op);
+            journal.at_mut(number).faulty |= !kept;
+        }
         seen <= journal.head
     }
 
