@@ -21,7 +21,7 @@ Prints which checker found it at which seed, and fails when a bug survives. A pa
 where a bug is met that a swarm meets seldom, is named, and hunted only when it is asked for.
 
   --only NAME   only patches whose name contains NAME (may be given several times)
-  --seeds N     seeds before a bug counts as a survivor [default: 1000]
+  --seeds N     seeds before a bug counts as a survivor [default: 2000]
   --deep        hunt only the deep ones, for 20,000 seeds unless --seeds says otherwise
   --unasserted  compile the assertions of core out, also of the tree without a bug: the checkers stand alone
   --tests       no swarm: which tests of core that are named by the bug's hazard (h14_…) fail under it
@@ -98,7 +98,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Option<Options>
     if options.tests && options.unasserted {
         return Err("--tests and --unasserted exclude each other: tests are assertions".into());
     }
-    options.seeds = seeds.unwrap_or(if options.deep { 20_000 } else { 1_000 });
+    options.seeds = seeds.unwrap_or(if options.deep { 20_000 } else { 2_000 });
     Ok(Some(options))
 }
 
@@ -334,7 +334,7 @@ mod tests {
             let options = parse(arguments.iter().map(|argument| (*argument).to_owned())).unwrap().unwrap();
             (options.deep, options.seeds)
         };
-        assert_eq!(seeds(&[]), (false, 1_000));
+        assert_eq!(seeds(&[]), (false, 2_000));
         assert_eq!(seeds(&["--deep"]), (true, 20_000));
         assert_eq!(seeds(&["--deep", "--seeds", "5"]), (true, 5));
     }
