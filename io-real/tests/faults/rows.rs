@@ -66,27 +66,29 @@ pub fn all() -> Vec<Row> {
 
 fn kill_primary(stage: &mut Stage, _: usize) -> Instant {
     let primary = stage.primary();
-    kill_and_restart(stage, primary)
+    kill_and_restart(stage, primary, ms(100))
 }
 
-/// With a full window before the kill and until it was restarted; 20,000 messages in twelve rounds. Then it catches up
-/// under little load: a state transfer is slower than checkpoints come while all disks are busy.
+/// With a full window before the kill and until it was restarted; 20,000 messages in twelve rounds before the kills,
+/// and what is said until the restarts: all together must stay in the history of a developer's cluster (8 MiB, some
+/// 49,000 of these), or the oldest would be missed. Then it catches up under little load: a state transfer is slower
+/// than checkpoints come while all disks are busy.
 fn kill_under_load(stage: &mut Stage, _: usize) -> Instant {
     stage.load(1_700);
     let primary = stage.primary();
-    let at = kill_and_restart(stage, primary);
+    let at = kill_and_restart(stage, primary, ms(20));
     stage.relieve();
     at
 }
 
 fn kill_backup(stage: &mut Stage, round: usize) -> Instant {
     let backup = stage.backup(round);
-    kill_and_restart(stage, backup)
+    kill_and_restart(stage, backup, ms(100))
 }
 
-fn kill_and_restart(stage: &mut Stage, replica: usize) -> Instant {
+fn kill_and_restart(stage: &mut Stage, replica: usize, away: Duration) -> Instant {
     let at = stage.fault(|cluster| cluster.kill(replica));
-    stage.hold(at, ms(100));
+    stage.hold(at, away);
     stage.cluster.start_replica(replica);
     at
 }
