@@ -248,8 +248,8 @@ impl World<'_> {
 }
 
 /// Shorter and longer than the time that makes a silent primary suspect.
-const ISOLATED_LEAST: Duration = Duration::from_millis(20);
-const ISOLATED_MOST: Duration = Duration::from_millis(900);
+const ISOLATED_LEAST: Duration = Duration::from_millis(10);
+const ISOLATED_MOST: Duration = Duration::from_millis(400);
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ pub(crate) struct Deposed {
 }
 
 /// No successor after so long: it comes back anyway.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 impl World<'_> {
     /// Cuts the primary off from its peers. Edges still reach it.

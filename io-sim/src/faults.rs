@@ -57,19 +57,19 @@ impl Plan {
     /// All of it: what the gate runs.
     pub const SWARM: Self = Self {
         name: "swarm",
-        frames: 700_000,
-        partitions: 650_000,
-        links: 400_000,
-        crashes: 900_000,
+        frames: 600_000,
+        partitions: 500_000,
+        links: 300_000,
+        crashes: 850_000,
         aims: 700_000,
         power: 600_000,
         disks: 500_000,
         damage: 750_000,
-        pauses: 300_000,
-        outsider: 400_000,
-        clocks: 400_000,
-        connections: 700_000,
-        hand_overs: 350_000,
+        pauses: 250_000,
+        outsider: 250_000,
+        clocks: 300_000,
+        connections: 500_000,
+        hand_overs: 300_000,
         hostile: 300_000,
         broken: 300_000,
         members: 250_000,
@@ -184,7 +184,7 @@ impl Plan {
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
-            faulty_for: ms(2_500..=6_500, &mut random),
+            faulty_for: ms(1_200..=3_600, &mut random),
             shape,
             frames,
             partitions,
@@ -319,6 +319,11 @@ pub struct Shape {
     pub wal_slots: u32,
     pub slot_sectors: u32,
     pub session_lease: Duration,
+    /// How often replicas exchange what they know.
+    pub ping: Duration,
+    /// Messages of history that the shard keeps, and keys that it remembers.
+    pub messages: u32,
+    pub keys: u32,
 }
 
 impl Shape {
@@ -346,7 +351,10 @@ impl Shape {
             // Small, so that the log wraps often (H33).
             wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=wal_most)).expect("at most 64"),
             slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
-            session_lease: ms(500..=1_500, random),
+            session_lease: ms(500..=1_200, random),
+            ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
+            messages: *random.pick(&[100, 200, 200, 1_024]),
+            keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
         }
     }
 }
@@ -377,9 +385,9 @@ impl Crashes {
         let power = if power { ppm(ALWAYS.into()) } else { 0 };
         let (all, edges, at_primary) = (ppm(250_000), ppm(400_000), ppm(ALWAYS.into()));
         let (mid_turn, aimed, at_once) = (ppm(ALWAYS.into()), ppm(700_000), ppm(600_000));
-        let least = ms(10..=300, random);
+        let least = ms(2..=80, random);
         Self {
-            every: ms(200..=1_200, random),
+            every: ms(150..=1_000, random),
             power,
             all,
             edges,
@@ -387,7 +395,7 @@ impl Crashes {
             mid_turn,
             aimed,
             at_once,
-            down: least..=least + ms(50..=3_000, random),
+            down: least..=least + mostly_short(20..=300, 2_000, random),
         }
     }
 }
@@ -402,11 +410,13 @@ pub struct DiskSpeed {
 
 impl DiskSpeed {
     fn draw(random: &mut Random) -> Self {
-        let flush = us(50..=3_000, random);
+        let slow = random.chance(LONG);
+        let (flush, more) = if slow { (500..=3_000, 4_000) } else { (30..=600, 600) };
+        let flush = us(flush, random);
         Self {
             read: Duration::from_micros(10)..=Duration::from_micros(200),
             write: Duration::from_micros(5)..=Duration::from_micros(100),
-            flush: flush..=flush + us(10..=4_000, random),
+            flush: flush..=flush + us(10..=more, random),
         }
     }
 }
@@ -425,7 +435,7 @@ impl SlowDisk {
         Self {
             replica: u8::try_from(random.below(replicas.into())).expect("below a u8"),
             factor: u32::try_from(random.within(3..=200)).expect("small"),
-            spell: ms(300..=4_000, random),
+            spell: ms(100..=1_500, random),
         }
     }
 }
@@ -486,8 +496,11 @@ pub struct FullDisk {
 
 impl FullDisk {
     fn draw(random: &mut Random) -> Self {
-        let least = ms(20..=200, random);
-        Self { every: ms(1_000..=5_000, random), lasting: least..=least + ms(50..=2_000, random) }
+        let least = ms(20..=100, random);
+        Self {
+            every: ms(700..=3_000, random),
+            lasting: least..=least + mostly_short(30..=300, 1_500, random),
+        }
     }
 }
 
@@ -504,8 +517,11 @@ pub struct Pauses {
 
 impl Pauses {
     fn draw(random: &mut Random) -> Self {
-        let least = ms(5..=200, random);
-        Self { every: ms(500..=4_000, random), lasting: least..=least + ms(10..=1_500, random) }
+        let least = ms(5..=80, random);
+        Self {
+            every: ms(300..=2_500, random),
+            lasting: least..=least + mostly_short(10..=300, 1_200, random),
+        }
     }
 }
 
@@ -533,9 +549,9 @@ impl Work {
         Self {
             users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(510..=600)).expect("small"),
-            think: ms(4..=40, random),
-            burst: u8::try_from(random.within(1..=5)).expect("at most 5"),
+            operations: u32::try_from(random.within(512..=560)).expect("small"),
+            think: ms(2..=25, random),
+            burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
             again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,
@@ -546,6 +562,15 @@ impl Work {
 fn ms(range: RangeInclusive<u64>, random: &mut Random) -> Duration {
     Duration::from_millis(random.within(range))
 }
+
+/// A length of time from the range; in one seed of four it may be as long as `most`, in milliseconds.
+fn mostly_short(range: RangeInclusive<u64>, most: u64, random: &mut Random) -> Duration {
+    let range = if random.chance(LONG) { *range.start()..=most } else { range };
+    ms(range, random)
+}
+
+/// Seeds in which what is mostly short may last long.
+const LONG: Ppm = 250_000;
 
 fn us(range: RangeInclusive<u64>, random: &mut Random) -> Duration {
     Duration::from_micros(random.within(range))

@@ -17,6 +17,8 @@ const BOUND: Duration = Duration::from_secs(60);
 const LAST_COMMITS: Duration = Duration::from_secs(5);
 /// How long edges may take to learn that clients are gone.
 const LAST_NEWS: Duration = Duration::from_secs(5);
+/// How long nothing may be left to do before a run is over: longer than an edge waits before it sends again.
+const SETTLED: Duration = Duration::from_millis(600);
 /// How often the run looks whether its users are done.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -57,7 +59,14 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
             world.run_until(world.now.after(LOOK));
         }
         // Leases of edges that died run out, and the last commits reach everybody.
-        world.run_until(world.now.after(echo + 2 * lease + Duration::from_millis(300)));
+        let patience = world.now.after(echo + 2 * lease + Duration::from_millis(300));
+        let mut settled = world.now;
+        while !world.stopped && world.now < patience && world.now < settled.after(SETTLED) {
+            world.run_until(world.now.after(LOOK));
+            if !world.has_settled() {
+                settled = world.now;
+            }
+        }
         let patience = world.now.after(LAST_COMMITS);
         while !world.stopped && world.now < patience && !world.has_converged() {
             world.run_until(world.now.after(LOOK));

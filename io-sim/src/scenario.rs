@@ -160,6 +160,9 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             wal_slots: 16,
             slot_sectors: 2,
             session_lease: Duration::from_secs(2),
+            ping: Duration::from_millis(100),
+            messages: 1_024,
+            keys: 1_024,
         };
         Ok((still(shape), number(&words, "seed", 1)?))
     })

@@ -213,3 +213,7 @@ fn digit(text: u8) -> Option<u8> {
 fn digest<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, D::Error> {
     hex(from).map(Digest)
 }
+/// Whether a line tells who types that it is no longer in its room: history went on without it.
+pub(crate) fn is_out(line: &[u8]) -> bool {
+    line.starts_with(format!("! {} ", ErrorCode::PositionGone.code()).as_bytes())
+}

@@ -73,7 +73,7 @@ const LEADER_DIES_AT_MEND: Ppm = 300_000;
 const CRASH_WHILE_STARTING: Ppm = 150_000;
 /// Who falls where crashes were not drawn comes back: how often at once, and otherwise when.
 const RETURN: (Ppm, RangeInclusive<Duration>) =
-    (300_000, Duration::from_millis(20)..=Duration::from_millis(900));
+    (300_000, Duration::from_millis(5)..=Duration::from_millis(400));
 
 impl World<'_> {
     /// The first trouble of each kind that was drawn.

@@ -22,9 +22,9 @@ use crate::speech::{self, Frame, key_text};
 use crate::world::{Event, World};
 
 /// A user asks again when nothing was heard for this long.
-const PATIENCE: Duration = Duration::from_millis(900);
+const PATIENCE: Duration = Duration::from_millis(400);
 /// Calls of one user that may be unanswered before it stops making new ones.
-const IN_FLIGHT_MAX: usize = 6;
+const IN_FLIGHT_MAX: usize = 12;
 /// Answered publishes that a user remembers, to send one of them again much later.
 const REMEMBERED: usize = 64;
 /// Messages of a page that a user asks for.
@@ -496,10 +496,9 @@ impl World<'_> {
             }
             Kind::Line => {
                 while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
-                    if heard.starts_with(b"* joined ")
-                        && let Some(home) = &mut self.users.users[user].home
-                    {
-                        home.joined = true;
+                    if let Some(home) = &mut self.users.users[user].home {
+                        home.joined |= heard.starts_with(b"* joined ");
+                        home.joined &= !speech::is_out(&heard[..end]);
                     }
                     heard = &heard[end + 1..];
                 }
@@ -584,6 +583,12 @@ impl World<'_> {
             }
             // A script may ask for what no user of a swarm does: a room that can have no such name.
             Some(_) if self.users.are_scripted() => self.observe(What::Refused { user: id, call, error }),
+            // Lost meanwhile, of which the user has heard.
+            Some(Wanted::Unsubscribe(_)) if error == ErrorCode::NotSubscribed => {}
+            // The shard no longer keeps what the user missed.
+            Some(Wanted::Resume(room)) if error == ErrorCode::PositionGone => {
+                self.end_subscription(user, room);
+            }
             Some(Wanted::Resume(room)) => panic!("user {} can't go on in {room}: {error:?}", id.0),
             Some(other) => panic!("{other:?} was refused: {error:?}"),
             None => assert!(call.0 > 0, "user {} was told {error:?} for nothing", id.0),

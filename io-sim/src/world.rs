@@ -255,6 +255,16 @@ impl<'a> World<'a> {
         first.is_some_and(|(op, commit)| op == commit) && commits.all(|other| other == first)
     }
 
+    /// Whether the healed replicas stand at the same op, and no session of an edge that is gone is left.
+    #[must_use]
+    pub(crate) fn has_settled(&self) -> bool {
+        let is_there =
+            |client| self.processes.iter().any(|one| one.address == Some(Address::Edge(EdgeId(client))));
+        let mut members = self.core_members().into_iter().filter_map(|place| self.replica(place));
+        self.has_converged()
+            && members.all(|one| one.sessions().iter().all(|session| is_there(session.client)))
+    }
+
     /// The primary of the highest view, if it is up.
     #[must_use]
     pub fn primary(&self) -> Option<Place> {
@@ -590,8 +600,8 @@ impl<'a> World<'a> {
             Role::Replica(id) => {
                 let disk = process.disk.as_ref().expect("replicas have disks");
                 let zone = disk.beginning(SUPERBLOCK_ZONE);
-                let timeouts =
-                    Timeouts { session_lease: self.drawn.shape.session_lease, ..Timeouts::default() };
+                let Shape { session_lease, ping, .. } = self.drawn.shape;
+                let timeouts = Timeouts { session_lease, ping, ..Timeouts::default() };
                 let (machine, pool) = (Chat::new(self.config.limits), process.pool.clone());
                 let mut effects = Effects::new();
                 let replica = Replica::open(&zone, machine, pool, timeouts, seed, now, &mut effects);
@@ -716,7 +726,7 @@ fn shard_config(shape: &Shape) -> ShardConfig {
             slot_sectors: shape.slot_sectors,
             checkpoint_sectors: CHECKPOINT_SECTORS,
         },
-        limits: Limits::tiny(),
+        limits: Limits { messages: shape.messages, keys: shape.keys, ..Limits::tiny() },
     }
 }
 
@@ -729,7 +739,7 @@ fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
     let limits = EdgeLimits {
         frame: 4096,
         body: 1024,
-        inflight: 8,
+        inflight: 12,
         subscriptions: 8,
         send_queue: 8192,
         ping: Duration::from_secs(2),

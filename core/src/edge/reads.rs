@@ -54,6 +54,8 @@ struct Read {
     asked: Instant,
     /// When to ask again.
     again: Instant,
+    /// How long a replica that is behind is given to catch up, the next time.
+    patience: Duration,
     since: Instant,
 }
 
@@ -116,6 +118,7 @@ impl Edge {
             replica: if linearizable { self.session.primary } else { self.feed.replica },
             asked: now,
             again: now.after(ASK_AGAIN),
+            patience: BEHIND,
             since: now,
         };
         effects.push(self.question(&read));
@@ -181,8 +184,9 @@ impl Edge {
             return;
         };
         if head.error == Some(ErrorCode::Behind) || frame.header.commit.get() < self.reads.list[at].floor {
-            let soon = now.after(BEHIND);
-            self.reads.list[at].again = soon;
+            let read = &mut self.reads.list[at];
+            let soon = now.after(read.patience);
+            (read.again, read.patience) = (soon, (read.patience * 2).min(ASK_AGAIN));
             self.reads.due = self.reads.due.min(soon);
             return;
         }

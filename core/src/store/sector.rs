@@ -94,7 +94,7 @@ pub fn open(place: Place, offset: u64, sector: &[u8]) -> Found {
     if sector.len() != SECTOR {
         return Found::Corrupt;
     }
-    if sector[ZONE] == 0 && sector.iter().all(|byte| *byte == 0) {
+    if sector[ZONE] == 0 && is_zero(sector) {
         return Found::Blank;
     }
     if sector[ZONE] != place.zone as u8 || sector[TAG..SALT] != tag(place, offset, sector) {
@@ -117,8 +117,15 @@ pub fn payloads(image: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Bytes of a payload before the zeros at its end, in steps of [`STEP`]: most sectors of a log are mostly padding,
 /// and looking for zeros costs a tenth of digesting them.
 fn filled(payload: &[u8]) -> u32 {
-    let zeros = payload.rchunks_exact(STEP).take_while(|step| step.iter().all(|byte| *byte == 0)).count();
+    let zeros = payload.rchunks_exact(STEP).take_while(|step| is_zero(step)).count();
     u32::try_from(payload.len() - zeros * STEP).expect("a payload is small")
+}
+
+/// Whole steps at once: a look at each byte by itself is several times as slow, and most of a new log is zero.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (steps, rest) = bytes.as_chunks::<STEP>();
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |seen, byte| seen | byte);
+    steps.iter().all(|step| any(step) == 0) && any(rest) == 0
 }
 
 fn tag(place: Place, offset: u64, sector: &[u8]) -> [u8; 16] {

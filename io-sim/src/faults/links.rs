@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{ms, ppm_up_to, us};
+use super::{LONG, mostly_short, ms, ppm_up_to, us};
 use crate::random::{ALWAYS, Ppm, Random};
 
 /// How long a frame is on its way when nothing is wrong.
@@ -21,9 +21,9 @@ pub struct Latency {
 impl Latency {
     pub(super) fn draw(random: &mut Random) -> Self {
         Self {
-            base: us(20..=2_000, random),
+            base: us(if random.chance(LONG) { 500..=3_000 } else { 10..=500 }, random),
             uneven: *random.pick(&[1, 1, 2, 5]),
-            jitter: us(0..=1_000, random),
+            jitter: us(0..=500, random),
             tail_chance: ppm_up_to(20_000, random),
             tail: ms(1..=60, random),
         }
@@ -89,10 +89,10 @@ pub struct SlowLinks {
 
 impl SlowLinks {
     pub(super) fn draw(random: &mut Random) -> Self {
-        let least = ms(50..=300, random);
+        let least = ms(20..=150, random);
         Self {
-            every: ms(400..=3_000, random),
-            lasting: least..=least + ms(50..=2_000, random),
+            every: ms(300..=2_000, random),
+            lasting: least..=least + mostly_short(30..=400, 1_500, random),
             factor: u32::try_from(random.within(3..=100)).expect("small"),
         }
     }
@@ -115,12 +115,12 @@ pub struct Partitions {
 
 impl Partitions {
     pub(super) fn draw(random: &mut Random) -> Self {
-        let least = ms(20..=400, random);
+        let least = ms(10..=150, random);
         let mut shapes: Vec<_> = PartitionShape::ALL.into_iter().filter(|_| random.chance(400_000)).collect();
         shapes.push(*random.pick(&[PartitionShape::Isolate, PartitionShape::Split]));
         Self {
             every: ms(300..=2_000, random),
-            lasting: least..=least + ms(100..=3_000, random),
+            lasting: least..=least + mostly_short(30..=400, 2_500, random),
             shapes,
             one_way: ppm_up_to(600_000, random),
             at_primary: ppm_up_to(ALWAYS, random),

@@ -12,8 +12,8 @@ use super::{Checker, violated};
 
 const NAME: &str = "exactly-once";
 
-/// What a key is bound to: room and author.
-type Scope = (String, String, Key);
+/// A key, and what it is bound to: room and author. The key comes first: it alone tells nearly all apart.
+type Scope = (Key, String, String);
 
 #[derive(Debug, Default)]
 pub struct ExactlyOnce {
@@ -45,7 +45,7 @@ impl Checker for ExactlyOnce {
     fn observe(&mut self, seen: &Observation) -> Result<(), Violation> {
         match &seen.what {
             What::Published { call, room, author, key, body, .. } => {
-                self.calls.insert(*call, ((room.clone(), author.clone(), *key), body.clone()));
+                self.calls.insert(*call, ((*key, room.clone(), author.clone()), body.clone()));
                 Ok(())
             }
             What::Acknowledged { call, seq, op, index, time, chain, epoch, .. } => {
@@ -78,7 +78,7 @@ impl ExactlyOnce {
                 NAME,
                 format!(
                     "one key of {} in room {} was acknowledged as {first:?}, then as {outcome:?}",
-                    scope.1, scope.0
+                    scope.2, scope.1
                 ),
             );
         }
@@ -105,7 +105,7 @@ impl ExactlyOnce {
         if self.passed.at(&message.room, message.epoch, message.seq) == Some(message) {
             return Ok(());
         }
-        let scope = (message.room.clone(), message.author.clone(), message.key);
+        let scope = (message.key, message.room.clone(), message.author.clone());
         match self.refused.get(&scope) {
             Some((body, error)) if *body == message.body => return refused_but_there(&scope, *error),
             _ => {}
@@ -125,12 +125,12 @@ impl ExactlyOnce {
         if first == seq {
             return Ok(());
         }
-        violated(NAME, format!("one key of {} stands in room {} as {first} and as {seq}", scope.1, scope.0))
+        violated(NAME, format!("one key of {} stands in room {} as {first} and as {seq}", scope.2, scope.1))
     }
 }
 
 fn refused_but_there(scope: &Scope, error: ErrorCode) -> Result<(), Violation> {
-    let (room, author, _) = scope;
+    let (_, room, author) = scope;
     let name = error.entry().name;
     violated(NAME, format!("a message of {author} was refused ({name}), yet it stands in room {room}"))
 }

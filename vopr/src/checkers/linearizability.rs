@@ -21,8 +21,8 @@ use super::{Checker, violated};
 
 const NAME: &str = "linearizability";
 
-/// What a key is bound to: room and author.
-type Scope = (String, String, Key);
+/// A key, and what it is bound to: room and author. The key comes first: it alone tells nearly all apart.
+type Scope = (Key, String, String);
 
 #[derive(Debug, Default)]
 pub struct Linearizability {
@@ -65,7 +65,7 @@ impl Checker for Linearizability {
     fn observe(&mut self, seen: &Observation) -> Result<(), Violation> {
         match &seen.what {
             What::Published { call, room, author, key, body, .. } => {
-                self.published(*call, (room.clone(), author.clone(), *key), body);
+                self.published(*call, (*key, room.clone(), author.clone()), body);
                 Ok(())
             }
             What::Acknowledged { user, call, seq, op, index, time, chain, epoch, .. } => {
@@ -103,7 +103,7 @@ impl Checker for Linearizability {
 
 impl Linearizability {
     fn published(&mut self, call: CallId, scope: Scope, body: &[u8]) {
-        let floor = self.visible.get(&scope.0).copied().unwrap_or(0);
+        let floor = self.visible.get(&scope.1).copied().unwrap_or(0);
         let intents = self.intents.entry(scope.clone()).or_default();
         if !intents.iter().any(|intent| intent.body == body) {
             intents.push(Intent { body: body.to_vec(), floor });
@@ -120,7 +120,7 @@ impl Linearizability {
         if answer.seq <= floor {
             return before_its_call(&scope, answer.seq, floor);
         }
-        self.saw(user, &scope.0, answer.seq);
+        self.saw(user, &scope.1, answer.seq);
         self.acknowledged.entry(scope).or_insert(answer);
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Linearizability {
         if self.witnessed.at(room, message.epoch, seq) == Some(message) {
             return Ok(());
         }
-        let scope = (room.clone(), message.author.clone(), message.key);
+        let scope = (message.key, room.clone(), message.author.clone());
         let intents = self.intents.get(&scope).map_or(&[][..], Vec::as_slice);
         let Some(intent) = intents.iter().find(|intent| intent.body == message.body) else {
             return violated(NAME, format!("message {seq} of room {room} is there, but nobody sent it"));
@@ -211,7 +211,7 @@ impl Linearizability {
     }
 
     fn answers_agree(&self, history: &FinalHistory<'_>) -> Result<(), Violation> {
-        for ((room, author, key), answer) in &self.acknowledged {
+        for ((key, room, author), answer) in &self.acknowledged {
             let seq = answer.seq;
             let held = match history.at(room, seq) {
                 Place::Held(held) => held,
@@ -240,7 +240,7 @@ impl Linearizability {
         let mut by_position: Vec<_> = self
             .acknowledged
             .iter()
-            .map(|((room, ..), answer)| (answer.op, answer.index, room, answer))
+            .map(|((_, room, _), answer)| (answer.op, answer.index, room, answer))
             .collect();
         by_position.sort_by_key(|(op, index, ..)| (*op, *index));
         let mut heads: BTreeMap<&str, u64> = BTreeMap::new();
@@ -278,7 +278,7 @@ impl Linearizability {
     }
 }
 
-fn before_its_call((room, author, _): &Scope, seq: u64, floor: u64) -> Result<(), Violation> {
+fn before_its_call((_, room, author): &Scope, seq: u64, floor: u64) -> Result<(), Violation> {
     violated(
         NAME,
         format!(
