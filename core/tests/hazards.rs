@@ -321,6 +321,40 @@ fn h14_an_entry_of_a_deposed_primary_replaces_nothing_and_moves_no_head() {
     assert_agree(&cluster);
 }
 
+/// Found by the simulator. Replica 0, asked in view 1 for the entry that it had prepared alone, answers when all are on
+/// their way to view 2, which begins without that entry; the answer reaches replica 2 when that is a backup of view 2:
+///
+/// ```text
+///   0  view 0: op 7, alone          between views, in view 2: ── prepare (answer, op 7 of view 0, view 2) ──┐
+///   1                               view 2 begins at op 6                                                    │
+///   2                               normal in view 2, head 6 ◀───────────────────────────────────────────────┘
+/// ```
+#[test]
+fn h14_an_answer_of_somebody_between_views_moves_no_head() {
+    let mut cluster = ready(3);
+    for other in [1, 2] {
+        cluster.cut.push((replica(0), replica(other)));
+        cluster.cut.push((replica(other), replica(0)));
+    }
+    prepare_one(&mut cluster, 2);
+    let late = cluster
+        .collect()
+        .into_iter()
+        .find(|(_, to, frame)| frame.header.command() == Command::Prepare && *to == replica(2));
+    let (from, to, mut frame) = late.expect("replica 0 leads");
+    cluster.pass(LONG);
+    let before = (cluster.view(2).op, cluster.state(2));
+    assert_eq!(frame.header.op.get(), before.0 + 1, "it would be the next one");
+    assert_eq!(cluster.view(2).status, Status::Normal);
+    frame.header.view = cluster.view(2).view.into();
+    frame.header.flags = 1.into();
+    cluster.deliver(from, to, frame);
+    assert_eq!((cluster.view(2).op, cluster.state(2)), before);
+    cluster.cut.clear();
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
 #[test]
 fn h15_a_backup_executes_nothing_across_a_gap() {
     let mut cluster = ready(3);

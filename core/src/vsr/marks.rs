@@ -80,6 +80,7 @@ marks! {
     PipelineHeld = "normal: commits wait for a backup that falls behind",
     PrepareEarly = "normal: a prepare that overtook another waits",
     PrepareWithoutRoom = "normal: a prepare for which the log has no room",
+    PrepareOfAnotherLog = "normal: an entry beyond the head of somebody who is between views is not appended",
     PrepareUnlinked = "normal: a prepare that does not link to the head",
     PrepareAgain = "normal: a prepare that is durable comes again and is acknowledged again",
     WriteRefused = "disk: a write to the log is refused and tried again",

@@ -23,6 +23,12 @@ use crate::wire::entry::{
 };
 use crate::wire::frame::{Command, Frame};
 
+/// In the flags of a prepare: it answers a request_prepare.
+pub(super) const ANSWER: u16 = 1;
+/// In the flags of a prepare: its sender is normal in the view of the frame, so that the entry is one of that view's log.
+/// Nothing else may move a head (H14): who is between views still has entries that the view left out.
+pub(super) const OF_THE_VIEW: u16 = 2;
+
 /// What waits for an entry.
 #[derive(Debug)]
 pub(super) enum Pending {
@@ -273,7 +279,7 @@ impl<M: Machine> Replica<M> {
         self.journal.append(header, digest);
         self.detector.note_prepared(op, self.now.mono);
         self.journal.get_mut(op).expect("just appended").entry = Some(entry);
-        let frame = self.prepare_frame(op, 0).expect("just appended");
+        let frame = self.prepare_frame(op, false).expect("just appended");
         self.broadcast(&frame, effects);
         self.write_entry(op, effects);
         self.timers.hasten(Timer::Resend, self.in_a(self.resend_after()));
@@ -281,12 +287,14 @@ impl<M: Machine> Replica<M> {
     }
 
     /// A prepare around the cached entry of an op.
-    pub(super) fn prepare_frame(&self, op: u64, flags: u16) -> Option<Frame> {
+    pub(super) fn prepare_frame(&self, op: u64, answer: bool) -> Option<Frame> {
         let slot = self.journal.get(op)?;
         let mut frame = self.frame(Command::Prepare);
         frame.payload = Some(slot.entry.clone()?);
         frame.header.payload_digest = slot.digest?;
         frame.header.op = op.into();
+        let of_the_view = self.status == Status::Normal && self.log_view == self.view;
+        let flags = if answer { ANSWER } else { 0 } | if of_the_view { OF_THE_VIEW } else { 0 };
         frame.header.flags = flags.into();
         Some(frame)
     }
@@ -431,19 +439,24 @@ impl<M: Machine> Replica<M> {
         if !ours || header.op != frame.header.op || header.view.get() > self.view {
             return self.ignore(Ignored::Malformed);
         }
-        let answer = frame.header.flags.get() & 1 == 1;
+        let flags = frame.header.flags.get();
+        let answer = flags & ANSWER != 0;
         self.note_primary(from, !answer, frame.header.commit.get());
-        self.accept(header, entry.clone(), answer, effects);
+        if header.op.get() <= self.journal.head {
+            self.fill(header, entry.clone(), answer, effects);
+        } else if flags & OF_THE_VIEW != 0 {
+            self.accept(header, entry.clone(), effects);
+        } else {
+            self.mark(Mark::PrepareOfAnotherLog);
+            self.ignore(Ignored::Unlinked);
+        }
         self.accept_early(effects);
     }
 
-    /// Takes an entry in if it is one that the log asks for, or the next one.
-    fn accept(&mut self, header: EntryHeader, entry: Message, answer: bool, effects: &mut Effects) {
+    /// Takes an entry of this view's log in that is beyond the head, if it is the next one.
+    fn accept(&mut self, header: EntryHeader, entry: Message, effects: &mut Effects) {
         let (op, digest) = (header.op.get(), header.digest());
         let head = self.journal.head;
-        if op <= head {
-            return self.fill(op, digest, header, entry, answer, effects);
-        }
         let following = self.is_backup() && self.log_view == self.view && self.sync.is_none();
         if !following || !self.journal.has_room(op) {
             self.repair.behind(op);
@@ -472,15 +485,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// An entry at or below the head: welcome if its slot lacks it, and only if it is the one (H14).
-    fn fill(
-        &mut self,
-        op: u64,
-        digest: Digest,
-        header: EntryHeader,
-        entry: Message,
-        answer: bool,
-        effects: &mut Effects,
-    ) {
+    fn fill(&mut self, header: EntryHeader, entry: Message, answer: bool, effects: &mut Effects) {
+        let (op, digest) = (header.op.get(), header.digest());
         let wanted = op <= self.wanted_through();
         let Some(slot) = self.journal.get_mut(op).filter(|slot| slot.digest == Some(digest)) else {
             return self.ignore(Ignored::Unlinked);
@@ -514,7 +520,7 @@ impl<M: Machine> Replica<M> {
             let Some(at) = self.early.iter().position(|entry| op_of(entry) == next) else { return };
             let entry = self.early.swap_remove(at);
             let Some((header, _)) = EntryHeader::split(&entry) else { return };
-            self.accept(header, entry, false, effects);
+            self.accept(header, entry, effects);
             if self.journal.head < next {
                 return;
             }
@@ -572,7 +578,7 @@ impl<M: Machine> Replica<M> {
         for peer in self.peers() {
             let from = self.acked.get(peer).map_or(0, |acked| acked.op).max(self.commit_max) + 1;
             for op in (from..=self.journal.head).take(PIPELINE_MAX) {
-                if let Some(frame) = self.prepare_frame(op, 0) {
+                if let Some(frame) = self.prepare_frame(op, false) {
                     self.send(peer, frame, effects);
                 }
             }

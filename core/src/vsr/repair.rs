@@ -279,7 +279,7 @@ impl<M: Machine> Replica<M> {
         if self.journal.header(op).is_none() {
             return false;
         }
-        if let Some(frame) = self.prepare_frame(op, 1) {
+        if let Some(frame) = self.prepare_frame(op, true) {
             self.send(to, frame, effects);
             return true;
         }
@@ -330,7 +330,7 @@ impl<M: Machine> Replica<M> {
         };
         slot.entry = Some(entry);
         for peer in peers {
-            if let Some(frame) = self.prepare_frame(op, 1) {
+            if let Some(frame) = self.prepare_frame(op, true) {
                 self.send(peer, frame, effects);
             }
         }
