@@ -348,9 +348,11 @@ fn h14_an_answer_of_somebody_between_views_moves_no_head() {
     assert_eq!(cluster.view(2).status, Status::Normal);
     frame.header.view = cluster.view(2).view.into();
     frame.header.flags = 1.into();
+    let (incarnation, counter) = (frame.header.incarnation.get(), frame.header.counter.get() + 1_000);
+    frame.seal(from, to, incarnation, counter);
+    cluster.cut.clear();
     cluster.deliver(from, to, frame);
     assert_eq!((cluster.view(2).op, cluster.state(2)), before);
-    cluster.cut.clear();
     cluster.pass(LONG);
     assert_agree(&cluster);
 }
