@@ -321,6 +321,11 @@ pub struct Shape {
     pub session_lease: Duration,
     /// How often replicas exchange what they know.
     pub ping: Duration,
+    /// What a primary bears, and for how long.
+    pub no_progress: Duration,
+    pub unfit: Duration,
+    /// Sessions that the shard has room for: one for each edge at least.
+    pub sessions: u16,
     /// Messages of history that the shard keeps, and keys that it remembers.
     pub messages: u32,
     pub keys: u32,
@@ -342,10 +347,11 @@ impl Shape {
         // Two copies at least, and of most shapes the majority.
         let flexible = random.within(u64::from(replicas.min(2))..=replicas.into());
         let flexible = u8::try_from(flexible).expect("at most 7");
+        let edges = u8::try_from(random.within(1..=3)).expect("at most 3");
         Self {
             replicas,
             replication_quorum: if random.chance(200_000) { flexible } else { majority },
-            edges: u8::try_from(random.within(1..=3)).expect("at most 3"),
+            edges,
             pipeline: u8::try_from(pipeline).expect("at most 8"),
             window: u8::try_from(random.within(2..=8)).expect("at most 8"),
             // Small, so that the log wraps often (H33).
@@ -353,6 +359,9 @@ impl Shape {
             slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
             session_lease: ms(500..=1_200, random),
             ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
+            no_progress: ms(150..=750, random),
+            unfit: ms(150..=1_000, random),
+            sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
             messages: *random.pick(&[100, 200, 200, 1_024]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
         }
@@ -435,7 +444,7 @@ impl SlowDisk {
         Self {
             replica: u8::try_from(random.below(replicas.into())).expect("below a u8"),
             factor: u32::try_from(random.within(3..=200)).expect("small"),
-            spell: ms(100..=1_500, random),
+            spell: ms(300..=2_000, random),
         }
     }
 }

@@ -161,6 +161,9 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             slot_sectors: 2,
             session_lease: Duration::from_secs(2),
             ping: Duration::from_millis(100),
+            no_progress: Duration::from_millis(750),
+            unfit: Duration::from_secs(1),
+            sessions: 8,
             messages: 1_024,
             keys: 1_024,
         };

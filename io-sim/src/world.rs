@@ -600,8 +600,8 @@ impl<'a> World<'a> {
             Role::Replica(id) => {
                 let disk = process.disk.as_ref().expect("replicas have disks");
                 let zone = disk.beginning(SUPERBLOCK_ZONE);
-                let Shape { session_lease, ping, .. } = self.drawn.shape;
-                let timeouts = Timeouts { session_lease, ping, ..Timeouts::default() };
+                let Shape { session_lease, ping, no_progress, unfit, .. } = self.drawn.shape;
+                let timeouts = Timeouts { session_lease, ping, no_progress, unfit, ..Timeouts::default() };
                 let (machine, pool) = (Chat::new(self.config.limits), process.pool.clone());
                 let mut effects = Effects::new();
                 let replica = Replica::open(&zone, machine, pool, timeouts, seed, now, &mut effects);
@@ -719,7 +719,7 @@ fn shard_config(shape: &Shape) -> ShardConfig {
         shard: SHARD,
         replica: ReplicaId(0),
         pipeline: shape.pipeline,
-        sessions: 8,
+        sessions: shape.sessions,
         window: shape.window,
         layout: Layout {
             wal_slots: shape.wal_slots,

@@ -66,8 +66,6 @@ impl fmt::Display for Abdication {
     }
 }
 
-/// A bad clock or a slow disk is borne for this long.
-const BORNE: Duration = Duration::from_secs(1);
 /// Who gave up the lead for a bad clock or a slow disk and leads again bears the same for this long: perhaps all others
 /// are worse.
 const CONTENT: Duration = Duration::from_secs(10);
@@ -161,11 +159,11 @@ impl<M: Machine> Replica<M> {
 
     /// What others may do better, if not all of them are as bad.
     fn reason_of_its_own(&mut self) -> Option<Abdication> {
-        let now = self.now.mono;
+        let (now, borne) = (self.now.mono, self.timeouts.unfit);
         let slow = self.has_slow_disk();
         self.fitness.slow_since = slow.then(|| self.fitness.slow_since.unwrap_or(now));
-        let slow = self.fitness.slow_since.is_some_and(|since| now.since(since) >= BORNE);
-        let off = self.clock_outside().is_some_and(|time| time >= BORNE);
+        let slow = self.fitness.slow_since.is_some_and(|since| now.since(since) >= borne);
+        let off = self.clock_outside().is_some_and(|time| time >= borne);
         let asking = self.fitness.asking.is_some();
         if !asking && self.fitness.unfit.is_some_and(|at| now.since(at) < CONTENT) {
             return None;
@@ -204,7 +202,7 @@ impl<M: Machine> Replica<M> {
         let ours = self.detector.ack_mean(self.me);
         let lags = theirs.is_some()
             && ours.is_some_and(|ours| ours > bound)
-            && by_peers(&|acked| acked.op > 0 && now.since(acked.at) < BORNE);
+            && by_peers(&|acked| acked.op > 0 && now.since(acked.at) < self.timeouts.unfit);
         waits || lags
     }
 }

@@ -67,6 +67,8 @@ pub struct Timeouts {
     pub resend: Adaptive,
     /// A primary whose oldest entry finds no quorum for so long asks for another one.
     pub no_progress: Duration,
+    /// A primary whose clock is off, or whose disk is much slower than the others', bears it for so long.
+    pub unfit: Duration,
     /// Views and checkpoints are exchanged this often.
     pub ping: Duration,
     /// A session whose edge was silent for so long is ended.
@@ -87,6 +89,7 @@ impl Default for Timeouts {
             view_change: adaptive(200, 150, 1_000),
             resend: adaptive(40, 20, 200),
             no_progress: Duration::from_millis(750),
+            unfit: Duration::from_secs(1),
             ping: Duration::from_millis(100),
             session_lease: Duration::from_secs(5),
         }
