@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use crate::pool::{Draft, Message};
 use crate::types::{Address, ConnectionId, Now, ShardId};
 use crate::vsr::membership::Members;
+use crate::vsr::release::WrongRelease;
 use crate::wire::frame::Frame;
 
 /// What an effect's completion is for. Made by the state machine, opaque to the world.
@@ -68,6 +69,8 @@ pub enum Fatal {
     CheckpointLost,
     /// It is no member of its shard any more.
     Removed,
+    /// The log has ops of a release that this binary does not run.
+    Release(WrongRelease),
 }
 
 /// What a replica wants done.

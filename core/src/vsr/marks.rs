@@ -128,6 +128,12 @@ marks! {
     MembersWait = "members: a standby between two views goes on waiting",
     MembersGone = "members: a replica that is no member any more ends",
     SuccessorPromoted = "members: a successor has caught up and becomes a voter",
+    UpgradeWaits = "release: a member does not run the next one yet, or was not heard",
+    UpgradeProposed = "release: all members run the next one",
+    UpgradeWithdrawn = "release: a member went back before the upgrade became an entry",
+    UpgradeExecuted = "release: the next one is in force",
+    ReleaseBeyond = "release: an entry beyond the binary is not let into the log",
+    ReleaseEnds = "release: a replica whose binary is too old ends",
 }
 
 /// The marks that a replica reached since it was opened.
