@@ -12,7 +12,7 @@ use tigerchat_core::io::*;
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
 use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
-use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::store::superblock::{OpenError, Superblock};
 use tigerchat_core::types::*;
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::{Change, Members};
@@ -152,6 +152,10 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, at: usize) {
+        self.try_start(at).unwrap();
+    }
+
+    pub(crate) fn try_start(&mut self, at: usize) -> Result<(), OpenError> {
         let now = self.time_of(at);
         let outside = &mut self.outside[at];
         outside.now = now;
@@ -160,10 +164,12 @@ impl Cluster {
         let machine = Chat::new(self.config.limits);
         let start = Start { binary: self.binaries[at], ..Start::with_seed([at as u8 + 1; 32]) };
         let pool = outside.pool.clone();
-        let replica = Replica::open(&zone, machine, pool, start, now, &mut effects).unwrap();
+        let replica = Replica::open(&zone, machine, pool, start, now, &mut effects)?;
         let mut node = Node::new();
         node.add_replica(FILE, replica, effects, outside);
         self.nodes[at] = Some(node);
+        self.outside[at].stopped = None;
+        Ok(())
     }
 
     /// Starts a replica of the next id whose file was made to join.

@@ -1,0 +1,145 @@
+//! Binaries of two releases in one world (H60): processes restart into the next one, in any order, and sometimes back.
+//!
+//! The one law: **what a binary runs belongs to the process and not to its disk**: the same code is opened with
+//! another range of releases. After the healing everybody who is whole runs the newest.
+
+use std::time::Duration;
+
+use tigerchat_core::chat::Chat;
+use tigerchat_core::io::Effects;
+use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::superblock::OpenError;
+use tigerchat_core::types::{FIRST_RELEASE, Now};
+use tigerchat_core::vsr::release::Releases;
+use tigerchat_core::vsr::replica::{Replica, Start, Timeouts};
+
+use crate::network::Place;
+use crate::random::{Ppm, Random};
+use crate::trouble::Trouble;
+use crate::world::World;
+
+/// The binary with which the replicas of such a world begin.
+pub const OLD: Releases = Releases { oldest: FIRST_RELEASE, newest: FIRST_RELEASE, hold: false };
+/// The one that they are restarted into.
+pub const NEW: Releases = Releases { oldest: FIRST_RELEASE, newest: FIRST_RELEASE + 1, hold: false };
+
+/// A process that was stopped in order gives its lead away first, if it can; then it is away for so long at most.
+const AWAY: Duration = Duration::from_millis(150);
+/// How soon somebody reads what a binary that is too old said as it ended, and starts the newer one.
+const READ: Duration = Duration::from_millis(100);
+
+/// How an operator changes binaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rolling {
+    /// Mean time from one restart to the next.
+    pub every: Duration,
+    /// How many go back to the old binary, as long as no log is seen that the old one can't run.
+    pub back: Ppm,
+    /// How many go back without looking.
+    pub blindly: Ppm,
+}
+
+impl Rolling {
+    /// Draws from dice of its own, so that worlds without it are what they were.
+    pub(crate) fn draw(chance: Ppm, seed: u64) -> Option<Self> {
+        let mut random = Random::new(seed, "releases", 0);
+        random.chance(chance).then(|| Self {
+            every: Duration::from_millis(random.within(60..=500)),
+            back: u32::try_from(random.within(0..=400_000)).expect("below a million"),
+            blindly: u32::try_from(random.within(0..=100_000)).expect("below a million"),
+        })
+    }
+}
+
+impl World<'_> {
+    /// What a replica's process runs as the world begins.
+    pub(crate) fn first_binary(rolling: Option<&Rolling>) -> Releases {
+        if rolling.is_some() { OLD } else { Releases::OURS }
+    }
+
+    /// The next step of a rolling upgrade, or one back.
+    pub(crate) fn some_restart(&mut self) {
+        let Some(knobs) = self.drawn.rolling.clone() else { return };
+        self.trouble_after(knobs.every, Trouble::Restart);
+        let blindly = self.random.chance(knobs.blindly);
+        let back = blindly || self.random.chance(knobs.back) && !self.is_release_seen(NEW.newest);
+        let (from, to) = if back { (NEW, OLD) } else { (OLD, NEW) };
+        let among: Vec<Place> =
+            (0..self.replicas()).filter(|place| self.processes[*place].binary == from).collect();
+        if !among.is_empty() {
+            let place = *self.random.pick(&among);
+            self.restart_as(place, to);
+        }
+    }
+
+    /// Ends a process, if it is up, and starts it as another binary.
+    pub fn restart_as(&mut self, place: Place, binary: Releases) {
+        if self.processes[place].is_up() {
+            if self.primary() == Some(place) {
+                // Where nobody can take over now, the others find out by themselves.
+                let _ = self.hand_over(None);
+            }
+            self.crash(place, false);
+            let away = self.random.duration(&(Duration::ZERO..=AWAY));
+            self.start_after(place, away);
+        }
+        self.processes[place].binary = binary;
+    }
+
+    /// Whoever is made whole for good runs the newest release from now on.
+    pub(crate) fn finish_rolling(&mut self, place: Place) {
+        if self.drawn.rolling.is_some() && self.processes[place].binary == OLD && place < self.replicas() {
+            self.restart_as(place, NEW);
+        }
+    }
+
+    /// A binary that was too old ended, or did not begin: the next start is of one that is not.
+    pub(crate) fn learn_release(&mut self, place: Place) {
+        let old = self.drawn.rolling.is_some() && self.processes[place].binary == OLD;
+        assert!(old, "replica {place} refuses its log, and its binary is the newest");
+        self.processes[place].binary = NEW;
+    }
+
+    /// The same, of a process that ends by itself.
+    pub(crate) fn end_of_old_binary(&mut self, place: Place) {
+        self.learn_release(place);
+        let read = self.random.duration(&(Duration::ZERO..=READ));
+        self.start_after(place, read);
+    }
+
+    /// Opens a replica as the binary of its process; one that refuses the file is followed by one that does not.
+    pub(crate) fn open(&mut self, place: Place, seed: [u8; 32], now: Now) -> (Replica<Chat>, Effects) {
+        let timeouts = Timeouts { session_lease: self.drawn.shape.session_lease, ..Timeouts::default() };
+        loop {
+            let process = &self.processes[place];
+            let zone = process.disk.as_ref().expect("replicas have disks").beginning(SUPERBLOCK_ZONE);
+            let (machine, pool) = (Chat::new(self.limits()), process.pool.clone());
+            let start = Start { timeouts: timeouts.clone(), binary: process.binary, seed };
+            let mut effects = Effects::new();
+            match Replica::open(&zone, machine, pool, start, now, &mut effects) {
+                Ok(replica) => return (replica, effects),
+                Err(OpenError::Release(_)) => self.learn_release(place),
+                Err(error) => panic!("replica {place} can't open: {error}"),
+            }
+        }
+    }
+
+    /// Whether some replica that is up has an entry of this release in its log.
+    fn is_release_seen(&self, release: u32) -> bool {
+        let heads = (0..self.replicas()).filter_map(|place| {
+            let replica = self.replica(place)?;
+            replica.header(replica.observe().op)
+        });
+        heads.map(|head| head.release.get()).any(|seen| seen >= release)
+    }
+
+    /// Whether all who are whole act by the newest release. Where one is gone for good it holds the others up.
+    pub(crate) fn has_moved_on(&self) -> bool {
+        let waits = self.drawn.rolling.is_some()
+            && !self.drawn.broken
+            && self.drawn.members.is_none()
+            && self.lost.is_empty();
+        let views = (0..self.replicas()).filter_map(|place| self.view_of(place));
+        !waits || views.map(|view| view.release).all(|release| release == NEW.newest)
+    }
+}
