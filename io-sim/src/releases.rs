@@ -16,15 +16,18 @@ use tigerchat_core::vsr::replica::{Replica, Start, Timeouts};
 use crate::network::Place;
 use crate::random::{Ppm, Random};
 use crate::trouble::Trouble;
-use crate::world::World;
+use crate::world::{Event, World};
 
 /// The binary with which the replicas of such a world begin.
 pub const OLD: Releases = Releases { oldest: FIRST_RELEASE, newest: FIRST_RELEASE, hold: false };
 /// The one that they are restarted into.
 pub const NEW: Releases = Releases { oldest: FIRST_RELEASE, newest: FIRST_RELEASE + 1, hold: false };
 
-/// A process that was stopped in order gives its lead away first, if it can; then it is away for so long at most.
+/// How long giving the lead away may take, and then how long a process is away, at most.
 const AWAY: Duration = Duration::from_millis(150);
+/// How often one goes back just as all have the new binary, and how soon.
+const TAKEN_BACK: Ppm = 400_000;
+const TAKEN_BACK_WITHIN: Duration = Duration::from_millis(250);
 /// How soon somebody reads what a binary that is too old said as it ended, and starts the newer one.
 const READ: Duration = Duration::from_millis(100);
 
@@ -44,9 +47,9 @@ impl Rolling {
     pub(crate) fn draw(chance: Ppm, seed: u64) -> Option<Self> {
         let mut random = Random::new(seed, "releases", 0);
         random.chance(chance).then(|| Self {
-            every: Duration::from_millis(random.within(60..=500)),
+            every: Duration::from_millis(random.within(30..=300)),
             back: u32::try_from(random.within(0..=400_000)).expect("below a million"),
-            blindly: u32::try_from(random.within(0..=100_000)).expect("below a million"),
+            blindly: u32::try_from(random.within(0..=300_000)).expect("below a million"),
         })
     }
 }
@@ -72,24 +75,40 @@ impl World<'_> {
         }
     }
 
-    /// Ends a process, if it is up, and starts it as another binary.
+    /// Stops a process in order, if it is up, and starts it as another binary: whoever leads gives that away first.
     pub fn restart_as(&mut self, place: Place, binary: Releases) {
+        if self.primary() == Some(place) && self.hand_over(None).is_ok() {
+            let at = self.soon(AWAY);
+            return self.schedule(at, Event::Trouble(Trouble::Swap(place, binary)));
+        }
+        self.swap(place, binary);
+    }
+
+    pub(crate) fn swap(&mut self, place: Place, binary: Releases) {
         if self.processes[place].is_up() {
-            if self.primary() == Some(place) {
-                // Where nobody can take over now, the others find out by themselves.
-                let _ = self.hand_over(None);
-            }
             self.crash(place, false);
             let away = self.random.duration(&(Duration::ZERO..=AWAY));
             self.start_after(place, away);
         }
         self.processes[place].binary = binary;
+        let complete = (0..self.replicas()).all(|place| self.processes[place].binary == NEW);
+        if complete && self.drawn.rolling.is_some() && self.random.chance(TAKEN_BACK) {
+            let at = self.soon(TAKEN_BACK_WITHIN);
+            self.schedule(at, Event::Trouble(Trouble::TakeBack));
+        }
+    }
+
+    /// The last one has just come back as the new binary, and one goes back to the old: before the upgrade, in the
+    /// midst of it, or too late.
+    pub(crate) fn take_back(&mut self) {
+        let place = self.random.index(self.replicas());
+        self.swap(place, OLD);
     }
 
     /// Whoever is made whole for good runs the newest release from now on.
     pub(crate) fn finish_rolling(&mut self, place: Place) {
         if self.drawn.rolling.is_some() && self.processes[place].binary == OLD && place < self.replicas() {
-            self.restart_as(place, NEW);
+            self.swap(place, NEW);
         }
     }
 

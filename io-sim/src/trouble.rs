@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tigerchat_core::types::Instant;
+use tigerchat_core::vsr::release::Releases;
 use tigerchat_core::wire::frame::Command;
 
 use crate::faults::{ClockSteps, Crashes};
@@ -48,6 +49,10 @@ pub enum Trouble {
     HandOver,
     /// A process restarts into another release.
     Restart,
+    /// The end of one: it comes back as that binary.
+    Swap(Place, Releases),
+    /// One goes back to the old release.
+    TakeBack,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -163,6 +168,8 @@ impl World<'_> {
             Trouble::Operate => self.operate(),
             Trouble::HandOver => self.some_hand_over(),
             Trouble::Restart => self.some_restart(),
+            Trouble::Swap(place, binary) => self.swap(place, binary),
+            Trouble::TakeBack => self.take_back(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }

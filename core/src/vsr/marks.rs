@@ -130,7 +130,6 @@ marks! {
     SuccessorPromoted = "members: a successor has caught up and becomes a voter",
     UpgradeWaits = "release: a member does not run the next one yet, or was not heard",
     UpgradeProposed = "release: all members run the next one",
-    UpgradeWithdrawn = "release: a member went back before the upgrade became an entry",
     UpgradeExecuted = "release: the next one is in force",
     ReleaseBeyond = "release: an entry beyond the binary is not let into the log",
     ReleaseEnds = "release: a replica whose binary is too old ends",

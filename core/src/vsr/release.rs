@@ -166,7 +166,6 @@ impl<M: Machine> Replica<M> {
     pub(super) fn reconsider_upgrade(&mut self) {
         let waits = self.queue.iter().any(|pending| matches!(pending, Pending::Upgrade));
         if waits && !self.all_run_next() {
-            self.mark(Mark::UpgradeWithdrawn);
             self.drop_upgrades();
         }
     }
