@@ -25,9 +25,9 @@ pub const NEW: Releases = Releases { oldest: FIRST_RELEASE, newest: FIRST_RELEAS
 
 /// How long giving the lead away may take, and then how long a process is away, at most.
 const AWAY: Duration = Duration::from_millis(150);
-/// How often one goes back just as all have the new binary, and how soon.
-const TAKEN_BACK: Ppm = 400_000;
-const TAKEN_BACK_WITHIN: Duration = Duration::from_millis(250);
+/// How often one goes back just as the upgrade is made, and each other one with it.
+const TAKEN_BACK: Ppm = 700_000;
+const ANOTHER_TOO: Ppm = 300_000;
 /// How soon somebody reads what a binary that is too old said as it ended, and starts the newer one.
 const READ: Duration = Duration::from_millis(100);
 
@@ -91,18 +91,27 @@ impl World<'_> {
             self.start_after(place, away);
         }
         self.processes[place].binary = binary;
-        let complete = (0..self.replicas()).all(|place| self.processes[place].binary == NEW);
-        if complete && self.drawn.rolling.is_some() && self.random.chance(TAKEN_BACK) {
-            let at = self.soon(TAKEN_BACK_WITHIN);
-            self.schedule(at, Event::Trouble(Trouble::TakeBack));
-        }
     }
 
-    /// The last one has just come back as the new binary, and one goes back to the old: before the upgrade, in the
-    /// midst of it, or too late.
-    pub(crate) fn take_back(&mut self) {
-        let place = self.random.index(self.replicas());
-        self.swap(place, OLD);
+    /// The first entry of the new release is in a log, and nowhere else: some of the others go back just then.
+    pub(crate) fn meet_upgrade(&mut self, place: Place) {
+        if self.drawn.rolling.is_none() || self.upgrade_met || self.healed {
+            return;
+        }
+        let head = self.replica(place).and_then(|replica| replica.header(replica.observe().op));
+        if head.is_none_or(|head| head.release.get() < NEW.newest) {
+            return;
+        }
+        self.upgrade_met = true;
+        if !self.random.chance(TAKEN_BACK) {
+            return;
+        }
+        let first = self.random.index(self.replicas());
+        for other in (0..self.replicas()).filter(|other| *other != place) {
+            if other == first || self.random.chance(ANOTHER_TOO) {
+                self.schedule(self.now, Event::Trouble(Trouble::Swap(other, OLD)));
+            }
+        }
     }
 
     /// Whoever is made whole for good runs the newest release from now on.

@@ -51,8 +51,6 @@ pub enum Trouble {
     Restart,
     /// The end of one: it comes back as that binary.
     Swap(Place, Releases),
-    /// One goes back to the old release.
-    TakeBack,
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -169,7 +167,6 @@ impl World<'_> {
             Trouble::HandOver => self.some_hand_over(),
             Trouble::Restart => self.some_restart(),
             Trouble::Swap(place, binary) => self.swap(place, binary),
-            Trouble::TakeBack => self.take_back(),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }

@@ -107,6 +107,8 @@ pub struct World<'a> {
     pub views: BTreeSet<u64>,
     /// How many of them there were when last looked at.
     pub(crate) views_seen: usize,
+    /// Some log has an entry of the next release.
+    pub(crate) upgrade_met: bool,
     pub leak: Option<String>,
     /// The observer had enough.
     pub stopped: bool,
@@ -169,6 +171,7 @@ impl<'a> World<'a> {
             outsider: Outsider::default(),
             views: BTreeSet::new(),
             views_seen: 1,
+            upgrade_met: false,
             leak: None,
             stopped: false,
             events: 0,
@@ -434,6 +437,7 @@ impl<'a> World<'a> {
         }
         seen.into_iter().for_each(|what| self.observe(what));
         self.perhaps_ambush_new_view();
+        self.meet_upgrade(place);
         became(before, self.watches[place].stance())
     }
 

@@ -23,7 +23,6 @@ pub const SELDOM_REACHED: &[(Mark, usize)] = &[
     (Mark::MembersWait, 10_000),
     (Mark::MembersGone, 10_000),
     (Mark::SuccessorPromoted, 10_000),
-    (Mark::ReleaseBeyond, 10_000),
     (Mark::AbdicateNoProgress, 30_000),
     (Mark::StartAsItWas, 30_000),
     (Mark::PrimaryBehind, 30_000),
