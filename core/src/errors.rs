@@ -90,6 +90,7 @@ registry! {
     NoHealthyQuorum = 16009, "no_healthy_quorum", true, "without the replica that leaves, too few voters follow the primary to go on", "bring another voter back first";
     QuorumsUnsafe = 16010, "quorums_unsafe", false, "no quorums of the voters after this change intersect with those before", "change one voter at a time, and keep at least one";
     TooManyReplicas = 16011, "too_many_replicas", false, "a shard has at most 7 voters and 8 members", "remove one first";
+    ReleaseUnfit = 16012, "release_unfit", true, "the replica's binary does not run the release of the shard's log", "start it with a binary that does";
 }
 
 impl ErrorCode {

@@ -5,10 +5,12 @@
 //! results come back as events that carry the [`Token`] of what they answer.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::pool::{Draft, Message};
 use crate::types::{Address, ConnectionId, Now, ShardId};
 use crate::vsr::membership::Members;
+use crate::vsr::release::WrongRelease;
 use crate::wire::frame::Frame;
 
 /// What an effect's completion is for. Made by the state machine, opaque to the world.
@@ -68,6 +70,21 @@ pub enum Fatal {
     CheckpointLost,
     /// It is no member of its shard any more.
     Removed,
+    /// The log has ops of a release that this binary does not run.
+    Release(WrongRelease),
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self {
+            Self::FsyncFailed => "a flush failed, and what was written last is unknown: start it again",
+            Self::SuperblockLost => "the superblock can't be read or written",
+            Self::CheckpointLost => "its checkpoint can't be read, and no peer has another",
+            Self::Removed => "it is no member of its shard any more",
+            Self::Release(wrong) => return wrong.fmt(f),
+        };
+        f.write_str(why)
+    }
 }
 
 /// What a replica wants done.

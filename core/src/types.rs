@@ -88,5 +88,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// The semantic version of the state machine that runs an op.
+/// The newest semantic version of the state machine that this build runs: see `vsr::release`.
 pub const RELEASE: u32 = 1;
+
+/// The release with which every log begins, and the oldest that this build runs.
+pub const FIRST_RELEASE: u32 = 1;

@@ -236,11 +236,18 @@ fn the_list_of_members_says_who_lags() {
     cluster.settle();
     let answer = cluster.to_edge.iter().find(|frame| frame.header.command() == Command::Members);
     let body = answer.expect("an answer").body();
-    let ops: Vec<u64> = body[body.len() - 3 * 8..]
-        .chunks_exact(8)
-        .map(|op| u64::from_le_bytes(op.try_into().expect("8 bytes")))
+    // Of each the op and the release of its binary, and at the end the release in force.
+    let (told, in_force) = body[body.len() - (3 * 12 + 4)..].split_at(3 * 12);
+    let told: Vec<(u64, u32)> = told
+        .chunks_exact(12)
+        .map(|one| {
+            let (op, release) = one.split_at(8);
+            let op = u64::from_le_bytes(op.try_into().expect("8 bytes"));
+            (op, u32::from_le_bytes(release.try_into().expect("4 bytes")))
+        })
         .collect();
-    assert_eq!(ops, [behind + 4, behind + 4, behind]);
+    assert_eq!(told, [(behind + 4, 1), (behind + 4, 1), (behind, 1)]);
+    assert_eq!(in_force, 1_u32.to_le_bytes());
 }
 
 /// An acknowledgement counts only among those who act by the same members.

@@ -16,7 +16,7 @@ use tigerchat_core::types::{
     Address, ClusterId, EdgeId, Instant, Now, ReplicaId, ShardId, TenantId, UnixNanos,
 };
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::{Replica, Status, Timeouts, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, Start, Status, pool_classes};
 use tigerchat_core::wire::chat::Command as ChatCommand;
 use tigerchat_core::wire::entry::{
     Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, RequestHeader, RequestKind,
@@ -173,7 +173,8 @@ impl World {
         let mut effects = Vec::new();
         let (chat, pool) = (Chat::new(self.config.limits), self.pool.clone());
         let zone = &self.disk[..SUPERBLOCK_ZONE];
-        let opened = Replica::open(zone, chat, pool, Timeouts::default(), [7; 32], self.now, &mut effects);
+        let start = Start::with_seed([7; 32]);
+        let opened = Replica::open(zone, chat, pool, start, self.now, &mut effects);
         self.replica = Some(opened.expect("a superblock that was written can be read"));
         self.carry(effects);
     }

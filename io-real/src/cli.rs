@@ -107,6 +107,9 @@ pub struct Start {
     /// How the data file is written.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub io: Mode,
+    /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
+    #[arg(long)]
+    pub hold_release: bool,
 }
 
 #[derive(Debug, Args)]

@@ -61,7 +61,7 @@ impl Dev {
         let stages = Arc::new(Mutex::new([Stages::default(); REPLICAS as usize]));
         for (replica, listener) in (0..REPLICAS).zip(listeners) {
             let path = folder.join(format!("replica-{replica}.tigerchat"));
-            let (reactor, about) = launch::replica(&path, mode, listener, &peers)?;
+            let (reactor, about) = launch::replica(&path, mode, listener, &peers, false)?;
             lines.push(about);
             stoppers.push(reactor.stopper());
             let stages = Arc::clone(&stages);
@@ -73,7 +73,7 @@ impl Dev {
             };
             threads.push(spawn(&format!("replica-{replica}"), move || {
                 if let Err(why) = reactor.run(note) {
-                    eprintln!("replica {replica} stopped: {why:?}; the others go on");
+                    eprintln!("replica {replica} stopped: {why}; the others go on");
                 }
             }));
         }

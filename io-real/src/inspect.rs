@@ -76,7 +76,8 @@ fn show(stopped: &Stopped, json: bool) {
             "{}",
             json!({"cluster": config.cluster.to_string(), "shard": config.shard.0, "replica": config.replica.0,
                 "replicas": members.list().len(), "head": view.op, "executed": stopped.executed(),
-                "known_commit": stopped.known_commit, "head_uncertain": stopped.head_uncertain, "missing": missing})
+                "known_commit": stopped.known_commit, "head_uncertain": stopped.head_uncertain, "missing": missing,
+                "release": view.release})
         );
     } else {
         println!(
@@ -87,10 +88,11 @@ fn show(stopped: &Stopped, json: bool) {
             members.list().len()
         );
         println!(
-            "log: head {}, readable to {}, known to be committed to {}",
+            "log: head {}, readable to {}, known to be committed to {}, release {}",
             view.op,
             stopped.executed(),
-            stopped.known_commit
+            stopped.known_commit,
+            view.release
         );
         if stopped.head_uncertain {
             println!("log: a damaged slot may have held a later entry: the head is uncertain");

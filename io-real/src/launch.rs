@@ -12,7 +12,8 @@ use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::{Replica, Timeouts, pool_classes};
+use tigerchat_core::vsr::release::Releases;
+use tigerchat_core::vsr::replica::{Replica, Start, pool_classes};
 
 use crate::clients::Site;
 use crate::disk::{self, Disk, Mode};
@@ -88,6 +89,7 @@ pub fn replica(
     mode: Mode,
     listener: TcpListener,
     peers: &[At],
+    hold: bool,
 ) -> Result<(Reactor, String), String> {
     let (file, direct) = disk::open(path, mode)?;
     let mut zone = vec![0; SUPERBLOCK_ZONE];
@@ -135,8 +137,9 @@ pub fn replica(
     let machine = Chat::with_seed(config.limits, u64::from_le_bytes(entropy()));
     let mut effects = Vec::new();
     let now = reactor.now();
-    let opened = Replica::open(&zone, machine, pool, Timeouts::default(), entropy(), now, &mut effects)
-        .map_err(fail)?;
+    let binary = Releases { hold, ..Releases::OURS };
+    let start = Start { binary, ..Start::with_seed(entropy()) };
+    let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);
     let io = if direct { "direct IO" } else { "buffered IO" };

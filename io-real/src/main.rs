@@ -158,12 +158,12 @@ fn start(args: &cli::Start) -> Result<(), String> {
         )
     })?;
     let listener = launch::bind(listen, "replicas and edges")?;
-    let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers)?;
+    let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers, args.hold_release)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     let _ = writeln!(std::io::stdout(), "{about}, listening on {listen}");
     let mut standing = Standing::default();
     let ended = reactor.run(|node| standing.look(node));
-    ended.map_err(|why| format!("{}: the replica can't go on: {why:?}", args.file.display()))
+    ended.map_err(|why| format!("{}: the replica can't go on: {why}", args.file.display()))
 }
 
 fn edge(args: cli::Edge) -> Result<(), String> {

@@ -31,6 +31,10 @@ struct Answer {
     members: Members,
     /// What each member acknowledged, as far as the one who answers knows.
     acknowledged: Vec<u64>,
+    /// The newest release that each said it runs; zero when it was not heard.
+    runs: Vec<u32>,
+    /// The release in force.
+    release: u32,
     primary: ReplicaId,
     is_primary: bool,
     view: u64,
@@ -81,10 +85,11 @@ fn show(answer: &Answer) {
     let Answer { members, view, commit, .. } = answer;
     let quorums = members.quorums();
     println!(
-        "members {}: view {view}, op {commit} committed, {} copies and {} votes of {} voters",
-        members.number, quorums.replication, quorums.view_change, quorums.replicas
+        "members {}: view {view}, op {commit} committed, {} copies and {} votes of {} voters, release {}",
+        members.number, quorums.replication, quorums.view_change, quorums.replicas, answer.release
     );
-    for (member, acknowledged) in members.list().iter().zip(&answer.acknowledged) {
+    let known = answer.acknowledged.iter().zip(&answer.runs);
+    for (member, (acknowledged, runs)) in members.list().iter().zip(known) {
         let role = match member.role {
             Role::Voter if member.id == answer.primary => "primary",
             Role::Voter => "voter",
@@ -92,7 +97,8 @@ fn show(answer: &Answer) {
             Role::Successor => "successor",
         };
         let address = String::from_utf8_lossy(&member.address);
-        println!("replica {}  {role:<9}  acknowledged op {acknowledged}  {address}", member.id.0);
+        let runs = if *runs == 0 { "not heard".to_owned() } else { format!("runs release {runs}") };
+        println!("replica {}  {role:<9}  acknowledged op {acknowledged}  {runs}  {address}", member.id.0);
     }
 }
 
@@ -206,10 +212,16 @@ impl Operator {
             }
             let mut reader = Reader::new(frame.body());
             let members = Members::decode(&mut reader).ok()?;
-            let acknowledged = (0..members.list().len()).map(|_| reader.u64().unwrap_or(0)).collect();
+            let (mut acknowledged, mut runs) = (Vec::new(), Vec::new());
+            for _ in members.list() {
+                acknowledged.push(reader.u64().ok()?);
+                runs.push(reader.u32().ok()?);
+            }
             return Some(Answer {
                 members,
                 acknowledged,
+                runs,
+                release: reader.u32().ok()?,
                 primary: ReplicaId(u16::try_from(header.b.get()).ok()?),
                 is_primary: header.flags.get() & 1 == 1,
                 view: header.view.get(),

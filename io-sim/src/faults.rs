@@ -19,6 +19,7 @@ use crate::damage::Harm;
 use tigerchat_core::vsr::quorum::Quorums;
 
 use crate::random::{ALWAYS, Ppm, Random};
+use crate::releases::Rolling;
 
 /// Which kinds of trouble the seeds of a swarm may draw, and how likely each is drawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Plan {
     pub broken: Ppm,
     /// An operator changes the members.
     pub members: Ppm,
+    /// Processes restart into another release.
+    pub releases: Ppm,
 }
 
 impl Plan {
@@ -73,6 +76,7 @@ impl Plan {
         hostile: 300_000,
         broken: 300_000,
         members: 250_000,
+        releases: 300_000,
     };
 
     /// Nothing goes wrong.
@@ -94,6 +98,7 @@ impl Plan {
         hostile: 0,
         broken: 0,
         members: 0,
+        releases: 0,
     };
 
     /// Crashes and disks only: recovery, write-ahead log, checkpoints.
@@ -207,6 +212,7 @@ impl Plan {
             breaks,
             broken,
             members,
+            rolling: Rolling::draw(self.releases, seed),
         }
         .without_what_changes_exclude()
     }
@@ -251,6 +257,8 @@ pub struct Drawn {
     pub broken: bool,
     /// An operator changes the members.
     pub members: Option<Changes>,
+    /// Processes restart into another release (`releases`).
+    pub rolling: Option<Rolling>,
 }
 
 impl Drawn {
@@ -598,7 +606,7 @@ mod tests {
     #[test]
     fn every_knob_is_drawn_by_some_seeds_and_spared_by_others() {
         let drawn: Vec<Drawn> = (0..200).map(|seed| Plan::SWARM.draw(seed)).collect();
-        let knobs: [fn(&Drawn) -> bool; 18] = [
+        let knobs: [fn(&Drawn) -> bool; 19] = [
             |drawn| drawn.frames.is_some(),
             |drawn| drawn.partitions.is_some(),
             |drawn| drawn.crashes.is_some(),
@@ -616,6 +624,7 @@ mod tests {
             |drawn| drawn.resets.is_some(),
             |drawn| drawn.breaks.is_some(),
             |drawn| drawn.hand_overs.is_some(),
+            |drawn| drawn.rolling.is_some(),
             |drawn| drawn.work.hostile,
         ];
         for (number, knob) in knobs.iter().enumerate() {

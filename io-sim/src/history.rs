@@ -33,6 +33,15 @@ pub enum What {
         entry_view: u64,
         /// The config number in its header.
         config: u32,
+        /// The release in its header.
+        release: u32,
+    },
+    /// A replica's machine acts by another release than when it was last looked at: the one under which it executed
+    /// `op`, its last one.
+    Release {
+        replica: ReplicaId,
+        op: u64,
+        release: u32,
     },
     /// A replica acts by these members from now on.
     Members {

@@ -27,6 +27,7 @@ pub mod process;
 mod queue;
 pub mod random;
 pub mod recipe;
+pub mod releases;
 pub mod report;
 mod run;
 pub mod scenario;

@@ -25,6 +25,8 @@ pub struct Watch {
     /// The last op whose execution was told.
     executed: u64,
     checkpoint: u64,
+    /// By which its machine acts.
+    release: Option<u32>,
     /// The most that each queue and table held.
     fullest: [usize; LOADS],
 }
@@ -56,6 +58,7 @@ impl Watch {
     pub fn restarted(&mut self) {
         self.last = None;
         self.executed = 0;
+        self.release = None;
         self.fullest = [0; LOADS];
     }
 
@@ -99,8 +102,23 @@ impl Watch {
         for op in from + 1..=now.commit {
             // What came with a checkpoint was executed elsewhere.
             let Some((header, entry)) = replica.committed(op) else { continue };
-            let (entry_view, config) = (header.view.get(), header.config.get());
-            tell(What::Executed { replica: id, op, entry, parent: header.parent, entry_view, config });
+            let (entry_view, config, release) =
+                (header.view.get(), header.config.get(), header.release.get());
+            tell(What::Executed {
+                replica: id,
+                op,
+                entry,
+                parent: header.parent,
+                entry_view,
+                config,
+                release,
+            });
+        }
+        // Who lost its state acts by nothing.
+        let release = Some(replica.machine().release()).filter(|_| !now.state_lost);
+        if let Some(release) = release.filter(|release| self.release != Some(*release)) {
+            self.release = Some(release);
+            tell(What::Release { replica: id, op: now.commit, release });
         }
         self.executed = now.commit;
         if now.checkpoint > self.checkpoint {

@@ -13,6 +13,7 @@ use tigerchat_core::io::{
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
 use tigerchat_core::types::{Address, ConnectionId, Instant, Now, ReplicaId};
+use tigerchat_core::vsr::release::Releases;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER, Frame, FrameHeader};
 use zerocopy::IntoBytes;
 
@@ -46,6 +47,8 @@ pub struct Process {
     pub pool: Pool,
     pub disk: Option<Disk>,
     pub skew: Skew,
+    /// What its binary runs, if it is a replica.
+    pub binary: Releases,
     /// Counts starts, so that what was meant for an earlier life is told apart.
     pub life: u64,
     pub inbox: Vec<Inbound>,
@@ -112,6 +115,7 @@ impl Process {
             pool,
             disk,
             skew,
+            binary: Releases::OURS,
             life: 0,
             inbox: Vec::new(),
             paused_until: Instant(0),

@@ -64,7 +64,7 @@ macro_rules! switches {
 }
 
 /// Groups come before their parts: what is turned off as a whole need not be tried in parts.
-pub const OFF: [Switch; 39] = switches! {
+pub const OFF: [Switch; 40] = switches! {
     "frames" |drawn| drawn.frames = None;
     "partitions" |drawn| drawn.partitions = None;
     "bandwidth" |drawn| drawn.bandwidth = None;
@@ -76,6 +76,7 @@ pub const OFF: [Switch; 39] = switches! {
     "depositions" |drawn| drawn.depositions = None;
     "hand-overs" |drawn| drawn.hand_overs = None;
     "members" |drawn| drawn.members = None;
+    "releases" |drawn| drawn.rolling = None;
     "slow-disk" |drawn| drawn.slow_disk = None;
     "damage" |drawn| drawn.damage = None;
     "disk-errors" |drawn| drawn.disk_errors = None;

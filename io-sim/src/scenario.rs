@@ -17,6 +17,7 @@
 //! | `crash r0`, `crash e1`, `power-cut r0`, `power-cut all` | now |
 //! | `crash r0 after=prepare count=2`, `crash r0 before-flush`, `power-cut r1 effects=5` | at a point of its coming turns |
 //! | `restart r0`, `restart all` | everything that is down |
+//! | `upgrade r0` | stops it in order and starts it as the binary of the next release |
 //! | `isolate r0`, `cut r0->r1`, `heal` | links |
 //! | `slow r0 50` | that disk takes 50 times as long |
 //! | `status`, `messages general`, `present general` | where replicas stand; what they hold |
@@ -35,6 +36,7 @@ use crate::faults::{DiskSpeed, Drawn, Latency, Plan, Shape, Work};
 use crate::history::{Observation, What};
 use crate::network::Place;
 use crate::process::TrapAt;
+use crate::releases;
 use crate::spectator::Tell;
 use crate::world::World;
 
@@ -223,6 +225,14 @@ impl Stage<'_> {
             ["crash", who, point @ ..] => self.crash(who, false, point),
             ["power-cut", who, point @ ..] => self.crash(who, true, point),
             ["restart", who] => self.restart(who),
+            ["upgrade", who] => {
+                let place = self.place(who)?;
+                if place >= self.world.replicas() {
+                    return Err("only replicas run the log".to_owned());
+                }
+                self.world.restart_as(place, releases::NEW);
+                Ok(String::new())
+            }
             ["hand-over", who] => {
                 let place = self.place(who)?;
                 let refused = self.world.hand_over(Some(place)).err();
@@ -338,8 +348,10 @@ impl Stage<'_> {
             Some(view) => {
                 let role = if view.is_primary { ", primary" } else { "" };
                 let status = format!("{:?}", view.status).to_lowercase();
+                let release =
+                    if view.release > 1 { format!(", release {}", view.release) } else { String::new() };
                 format!(
-                    "r{place} {status}, view {}, op {}, commit {}{role}\n",
+                    "r{place} {status}, view {}, op {}, commit {}{release}{role}\n",
                     view.view, view.op, view.commit
                 )
             }

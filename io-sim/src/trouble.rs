@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tigerchat_core::types::Instant;
+use tigerchat_core::vsr::release::Releases;
 use tigerchat_core::wire::frame::Command;
 
 use crate::faults::{ClockSteps, Crashes};
@@ -46,6 +47,10 @@ pub enum Trouble {
     Operate,
     /// An operator moves the lead.
     HandOver,
+    /// A process restarts into another release.
+    Restart,
+    /// The end of one: it comes back as that binary.
+    Swap(Place, Releases),
     Ambush,
     /// The end of an ambush: the links that were cut, and the quorum that was alone.
     Spring(Vec<(Place, Place)>, Vec<Place>),
@@ -86,7 +91,7 @@ impl World<'_> {
     }
 
     /// What comes by itself, and how long after the one before in the mean, if it was drawn.
-    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 14] {
+    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 15] {
         [
             (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
@@ -102,6 +107,7 @@ impl World<'_> {
             (self.drawn.hand_overs, Trouble::HandOver),
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
             (self.drawn.members.as_ref().map(|knob| knob.every), Trouble::Operate),
+            (self.drawn.rolling.as_ref().map(|knob| knob.every), Trouble::Restart),
         ]
     }
 
@@ -159,6 +165,8 @@ impl World<'_> {
             Trouble::Intrusion => self.intrude(),
             Trouble::Operate => self.operate(),
             Trouble::HandOver => self.some_hand_over(),
+            Trouble::Restart => self.some_restart(),
+            Trouble::Swap(place, binary) => self.swap(place, binary),
             Trouble::Ambush => self.lay_ambush(),
             Trouble::Spring(_, quorum) => self.spring_ambush(&quorum),
         }
@@ -338,7 +346,8 @@ impl World<'_> {
             let process = &mut self.processes[place];
             process.trap = None;
             process.paused_until = self.now;
-            let up = process.is_up();
+            self.finish_rolling(place);
+            let up = self.processes[place].is_up();
             self.calm_disk(place);
             if !up {
                 self.start(place);

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use tigerchat_core::chat::{Chat, Limits};
 use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits};
-use tigerchat_core::io::{DiskOp, Effects, Fatal};
+use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::node::Node;
 use tigerchat_core::pool::{Class, Pool};
-use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
+use tigerchat_core::store::layout::{Layout, PAYLOAD};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
 use tigerchat_core::vsr::marks::Marks;
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, View, pool_classes};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
@@ -107,6 +107,8 @@ pub struct World<'a> {
     pub views: BTreeSet<u64>,
     /// How many of them there were when last looked at.
     pub(crate) views_seen: usize,
+    /// Some log has an entry of the next release.
+    pub(crate) upgrade_met: bool,
     pub leak: Option<String>,
     /// The observer had enough.
     pub stopped: bool,
@@ -149,6 +151,7 @@ impl<'a> World<'a> {
             })
             .collect();
         let network = Network::new(places, &drawn, Random::new(seed, "network", 0));
+        let binary = Self::first_binary(drawn.rolling.as_ref());
         let mut world = Self {
             now: Instant(0),
             users: Users::new(&drawn, seed),
@@ -168,6 +171,7 @@ impl<'a> World<'a> {
             outsider: Outsider::default(),
             views: BTreeSet::new(),
             views_seen: 1,
+            upgrade_met: false,
             leak: None,
             stopped: false,
             events: 0,
@@ -183,6 +187,9 @@ impl<'a> World<'a> {
             observer,
         };
         for place in 0..places {
+            if place < replicas {
+                world.processes[place].binary = binary;
+            }
             let at = world.soon(Duration::from_millis(3));
             world.schedule(at, Event::Start { place, life: 0 });
         }
@@ -252,7 +259,9 @@ impl<'a> World<'a> {
             .into_iter()
             .map(|place| self.view_of(place).map(|view| (view.op, view.commit)));
         let first = commits.next().flatten();
-        first.is_some_and(|(op, commit)| op == commit) && commits.all(|other| other == first)
+        first.is_some_and(|(op, commit)| op == commit)
+            && commits.all(|other| other == first)
+            && self.has_moved_on()
     }
 
     /// Whether the healed replicas stand at the same op, and no session of an edge that is gone is left.
@@ -438,6 +447,7 @@ impl<'a> World<'a> {
         }
         seen.into_iter().for_each(|what| self.observe(what));
         self.perhaps_ambush_new_view();
+        self.meet_upgrade(place);
         became(before, self.watches[place].stance())
     }
 
@@ -563,11 +573,19 @@ impl<'a> World<'a> {
 
     /// A replica gives up: after a flush that failed, or alone with a damaged disk.
     fn stop(&mut self, place: Place, why: Fatal) {
+        if matches!(why, Fatal::Release(_)) {
+            self.end_of_old_binary(place);
+            return self.set_trap(place, TrapAt::Effects(0), false);
+        }
         let sound = self.healed && self.core.contains(&place);
         let expected = why == Fatal::Removed || (why == Fatal::FsyncFailed && !sound);
         assert!(expected, "replica {place} stopped: {why:?}");
         // What was not flushed may be there or not.
         self.set_trap(place, TrapAt::Effects(0), true);
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.config.limits
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -593,31 +611,24 @@ impl<'a> World<'a> {
         let now = self.processes[place].skew.read(self.now);
         let seed: [u8; 32] = self.random.bytes();
         let edge = EdgeId(self.random.u64() | 1);
-        let process = &mut self.processes[place];
-        process.life += 1;
+        self.processes[place].life += 1;
         let mut node = Node::new();
-        let acts = match process.role {
+        let acts = match self.processes[place].role {
             Role::Replica(id) => {
-                let disk = process.disk.as_ref().expect("replicas have disks");
-                let zone = disk.beginning(SUPERBLOCK_ZONE);
-                let Shape { session_lease, ping, no_progress, unfit, .. } = self.drawn.shape;
-                let timeouts = Timeouts { session_lease, ping, no_progress, unfit, ..Timeouts::default() };
-                let (machine, pool) = (Chat::new(self.config.limits), process.pool.clone());
-                let mut effects = Effects::new();
-                let replica = Replica::open(&zone, machine, pool, timeouts, seed, now, &mut effects);
-                let replica = replica.unwrap_or_else(|error| panic!("replica {place} can't open: {error}"));
-                process.address = Some(Address::Replica { shard: SHARD, replica: id });
+                let (replica, effects) = self.open(place, seed, now);
+                self.processes[place].address = Some(Address::Replica { shard: SHARD, replica: id });
                 process::add_replica(&mut node, replica, effects, now)
             }
             Role::Edge(_) => {
+                let process = &mut self.processes[place];
                 let config = edge_config(edge, &self.drawn.shape);
                 node.set_edge(Edge::new(config, process.pool.clone(), seed, now));
                 process.address = Some(Address::Edge(edge));
                 Vec::new()
             }
         };
-        process.node = Some(node);
-        if let Role::Replica(replica) = process.role {
+        self.processes[place].node = Some(node);
+        if let Role::Replica(replica) = self.processes[place].role {
             self.watches[place].restarted();
             self.observe(What::Started { replica });
         }

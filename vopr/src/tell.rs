@@ -21,6 +21,7 @@ pub fn told(what: &What) -> String {
     match what {
         What::Executed { .. }
         | What::Members { .. }
+        | What::Release { .. }
         | What::Position { .. }
         | What::Checkpointed { .. }
         | What::Crashed { .. }
@@ -48,6 +49,9 @@ fn of_replica(what: &What) -> String {
             let voters = ids(members.voters().map(|id| id.0).collect());
             let all = ids(members.ids().map(|id| id.0).collect());
             format!("replica {} acts by members {}: voters {voters} of {all}", replica.0, members.number)
+        }
+        What::Release { replica, op, release } => {
+            format!("replica {} executed op {op} under release {release}", replica.0)
         }
         What::Position { replica, incarnation, view, log_view, op, commit, checkpoint } => format!(
             "replica {} stands at view {view} (log {log_view}), op {op}, commit {commit}, checkpoint {checkpoint}, \

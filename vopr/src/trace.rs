@@ -221,6 +221,7 @@ impl Record {
             // Drawn as a band.
             What::Position { .. } => return,
             What::Executed { replica, .. } => (replica.0.into(), "executed"),
+            What::Release { replica, .. } => (replica.0.into(), "release"),
             What::Checkpointed { replica, .. } => (replica.0.into(), "checkpoint"),
             What::Crashed { replica, .. } => (replica.0.into(), "crash"),
             What::Started { replica } => (replica.0.into(), "start"),

@@ -12,13 +12,10 @@ use super::Chat;
 use super::dedup::{USED, Used};
 use super::limits::{LIMITS, Limits};
 use super::names::is_room_name;
-use crate::types::TenantId;
+use crate::types::{FIRST_RELEASE, TenantId};
 use crate::wire::chat::{KIND_MESSAGE, ROOM_NAME_MAX, RoomEvent, USER_NAME_MAX};
 use crate::wire::codec::{Malformed, Put, Reader};
 use crate::wire::entry::Digest;
-
-/// The format of the state that this release writes.
-const VERSION: u32 = 1;
 
 const HEAD: usize = 4 + LIMITS + 8 + 8 + 6 * 4;
 const ROOM_MAX: usize = 4 + 1 + ROOM_NAME_MAX + 3 * 8 + 2 * 32;
@@ -40,7 +37,7 @@ pub(super) fn encoded_max(limits: &Limits) -> usize {
 }
 
 pub(super) fn encode(chat: &Chat, out: &mut Vec<u8>) {
-    out.put_u32(VERSION).expect(NEVER_FULL);
+    out.put_u32(chat.release).expect(NEVER_FULL);
     out.extend_from_slice(&chat.limits.encode());
     out.extend_from_slice(&chat.dedup.horizon().to_le_bytes());
     out.extend_from_slice(&(chat.history.bytes() as u64).to_le_bytes());
@@ -92,7 +89,8 @@ fn encode_room(chat: &Chat, id: u32, out: &mut Vec<u8>) {
 /// Fills a chat that is new.
 pub(super) fn decode(chat: &mut Chat, bytes: &[u8]) -> Result<(), Malformed> {
     let mut fields = Reader::new(bytes);
-    require(fields.u32()? == VERSION)?;
+    chat.release = fields.u32()?;
+    require(chat.release >= FIRST_RELEASE)?;
     require(Limits::decode(&fields.array()?)? == chat.limits)?;
     chat.dedup.restore_horizon(fields.u64()?);
     let history_bytes = usize::try_from(fields.u64()?).map_err(|_| Malformed)?;

@@ -27,7 +27,7 @@ use self::history::History;
 use self::presence::{Change, Presence};
 use self::rooms::{RoomId, Rooms};
 use crate::errors::ErrorCode;
-use crate::types::TenantId;
+use crate::types::{FIRST_RELEASE, TenantId};
 use crate::vsr::machine::{At, Machine, PutAnswer};
 use crate::wire::chat::{
     COMMANDS_MAX, CONTENT_TYPE_MAX, Command, Outcome, Publish, ROOM_NAME_MAX, RoomEvent, USER_NAME_MAX,
@@ -48,6 +48,8 @@ const NEVER_FULL: &str = "a Vec is never full";
 pub struct Chat {
     limits: Limits,
     seed: u64,
+    /// Of the last executed op.
+    release: u32,
     rooms: Rooms,
     history: History,
     dedup: Dedup,
@@ -85,11 +87,18 @@ impl Chat {
         Self {
             limits,
             seed,
+            release: FIRST_RELEASE,
             rooms: Rooms::new(limits.rooms, seed),
             history: History::new(&limits, seed),
             dedup: Dedup::new(&limits, seed),
             presence: Presence::new(&limits, seed),
         }
+    }
+
+    /// Under which the last op was executed.
+    #[must_use]
+    pub fn release(&self) -> u32 {
+        self.release
     }
 
     #[must_use]
@@ -186,6 +195,10 @@ fn check_names(turn: Turn, room: &str, user: &str) -> Result<(), Outcome> {
 }
 
 impl Machine for Chat {
+    fn set_release(&mut self, release: u32) {
+        self.release = release;
+    }
+
     fn apply(
         &mut self,
         at: At,

@@ -20,9 +20,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE};
 use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
-use crate::types::{ClusterId, RELEASE, ReplicaId, ShardId};
+use crate::types::{ClusterId, FIRST_RELEASE, ReplicaId, ShardId};
 use crate::vsr::SUFFIX_MAX;
 use crate::vsr::membership::Members;
+use crate::vsr::release::WrongRelease;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
 
@@ -107,6 +108,8 @@ pub enum OpenError {
     Damaged,
     /// Of another format version.
     Version(u32),
+    /// Of a release that this binary does not run.
+    Release(WrongRelease),
 }
 
 impl fmt::Display for OpenError {
@@ -117,6 +120,7 @@ impl fmt::Display for OpenError {
             }
             Self::NotTigerChat => write!(f, "expected a TigerChat data file, found something else"),
             Self::Damaged => write!(f, "all {SUPERBLOCK_COPIES} copies of the superblock are damaged"),
+            Self::Release(wrong) => wrong.fmt(f),
             Self::Version(version) => {
                 write!(
                     f,
@@ -162,6 +166,7 @@ impl ShardConfig {
         root.cluster = self.cluster.0.into();
         root.shard = self.shard.0.into();
         root.body = Digest::of(&[]);
+        root.release = FIRST_RELEASE.into();
         root.size = u32::try_from(ENTRY_HEADER).expect("128").into();
         root.version = ENTRY_VERSION;
         root
@@ -225,6 +230,15 @@ impl Superblock {
         debug_assert_eq!(Self::decode(&payload).as_ref(), Ok(self), "what is written reads back");
     }
 
+    /// The release that a binary must run to open this file: that of the newest entry that is named here.
+    #[must_use]
+    pub fn release(&self) -> u32 {
+        self.suffix
+            .iter()
+            .map(|header| header.release.get())
+            .fold(self.checkpoint.header.release.get(), u32::max)
+    }
+
     /// The superblock's identity, which the next one names as its parent.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -236,7 +250,7 @@ impl Superblock {
         let mut out = Vec::with_capacity(COPY_PAYLOAD);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out.extend_from_slice(&RELEASE.to_le_bytes());
+        out.extend_from_slice(&self.release().to_le_bytes());
         self.config.encode(&mut out);
         let fields = [self.sequence, self.incarnation, self.view, self.log_view, self.commit, self.witness];
         for field in fields {
@@ -261,7 +275,7 @@ impl Superblock {
         if reader.array::<16>()? != *MAGIC || reader.u32()? != FORMAT_VERSION {
             return Err(Malformed);
         }
-        let _release = reader.u32()?;
+        let release = reader.u32()?;
         let config = ShardConfig::decode(&mut reader)?;
         let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
@@ -280,7 +294,7 @@ impl Superblock {
                 Ok(EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).expect("128 bytes are a header"))
             })
             .collect::<Result<_, Malformed>>()?;
-        Ok(Self {
+        let superblock = Self {
             config,
             sequence,
             parent,
@@ -293,7 +307,8 @@ impl Superblock {
             witness,
             checkpoint,
             suffix,
-        })
+        };
+        if superblock.release() == release { Ok(superblock) } else { Err(Malformed) }
     }
 
     /// Reads one copy. Its place is taken from its own content: the tag then proves it.

@@ -235,6 +235,10 @@ impl<M: Machine> Replica<M> {
             return self.transfer_was_wrong();
         };
         let checkpoint = CheckpointRef { header, digest, size: image.size, copy: image.copy };
+        if header.release.get() > self.release.binary.newest {
+            // A peer's, of a state that this binary can't run.
+            return self.end_for(&header);
+        }
         image.named = Some(checkpoint);
         let commit = self.commit_max;
         // While a view changes, the log that the superblock speaks of is not the one in memory.

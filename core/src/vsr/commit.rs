@@ -42,6 +42,7 @@ impl<M: Machine> Replica<M> {
         let header = *self.journal.header(op).expect("linked");
         let mut at = At { op, index: 0, time: header.timestamp.get() };
         self.feed_scratch.clear();
+        self.machine.set_release(header.release.get());
         for (request, commands) in Requests::new(&entry[ENTRY_HEADER..]) {
             let (client, session) = (request.client.get(), request.session.get());
             match RequestKind::from_code(request.kind.get()) {
@@ -49,6 +50,7 @@ impl<M: Machine> Replica<M> {
                 Some(RequestKind::Register) => self.execute_register(&mut at, client, effects),
                 Some(RequestKind::Expire) => self.execute_expire(&mut at, client, session, 2, effects),
                 Some(RequestKind::Reconfigure) => self.execute_reconfigure(commands),
+                Some(RequestKind::Upgrade) => self.mark(Mark::UpgradeExecuted),
                 None => {}
             }
         }

@@ -18,6 +18,9 @@ pub struct At {
 ///
 /// All output goes into buffers that the caller reuses, so that a warm machine does not allocate.
 pub trait Machine {
+    /// By whose rules what follows is executed: the release of the entry, told before each. It is part of the state.
+    fn set_release(&mut self, release: u32);
+
     /// Applies the commands of one request of session `session`. Appends one [`crate::wire::chat::Outcome`] for
     /// each to `reply`, and what subscribers should see to `feed`. Returns how many commands there were.
     /// A malformed rest is skipped with no effect: the edge and the primary checked it before.

@@ -129,6 +129,11 @@ marks! {
     MembersWait = "members: a standby between two views goes on waiting",
     MembersGone = "members: a replica that is no member any more ends",
     SuccessorPromoted = "members: a successor has caught up and becomes a voter",
+    UpgradeWaits = "release: a member does not run the next one yet, or was not heard",
+    UpgradeProposed = "release: all members run the next one",
+    UpgradeExecuted = "release: the next one is in force",
+    ReleaseBeyond = "release: an entry beyond the binary is not let into the log",
+    ReleaseEnds = "release: a replica whose binary is too old ends",
 }
 
 /// The marks that a replica reached since it was opened.

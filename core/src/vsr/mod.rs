@@ -5,7 +5,7 @@
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
 //! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `abdication`, `hand_over`, `clock`,
 //! `detector` (timeouts from what was measured), `repair`, `checkpoint`,
-//! `sync` (state transfer), `recovery` (opening), `reconfigure` (members). Leaves without a replica: `journal`, `membership`, `quorum`,
+//! `sync` (state transfer), `recovery` (opening), `reconfigure` (members), `release` (by whose rules). Leaves without a replica: `journal`, `membership`, `quorum`,
 //! `sessions`, `timers`, `superblock` (the writer). `load` tells how full the queues are, `marks` tells the swarm which rare branches were reached, `waits` tells a person what a replica waits for.
 
 pub mod abdication;
@@ -26,6 +26,7 @@ pub mod quorum;
 pub(crate) mod reads;
 mod reconfigure;
 mod recovery;
+pub mod release;
 mod repair;
 pub mod replica;
 pub mod sessions;

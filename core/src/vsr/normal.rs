@@ -16,7 +16,7 @@ use crate::io::{DiskOp, Effect, Effects};
 use crate::pool::Message;
 use crate::store::layout::SECTOR;
 use crate::store::sector::{self, Stamp, Zone, sectors_for};
-use crate::types::{Address, EdgeId, Instant, RELEASE, ReplicaId};
+use crate::types::{Address, EdgeId, Instant, ReplicaId};
 use crate::wire::chat::OUTCOME;
 use crate::wire::entry::{
     Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, REQUEST_HEADER, RequestHeader, RequestKind,
@@ -47,13 +47,15 @@ pub(super) enum Pending {
         client: u64,
         session: u64,
     },
+    /// The next release, from its entry on.
+    Upgrade,
 }
 
 impl Pending {
     fn size(&self) -> usize {
         match self {
             Self::Request { payload, .. } => payload.len(),
-            Self::Expire { .. } => REQUEST_HEADER,
+            Self::Expire { .. } | Self::Upgrade => REQUEST_HEADER,
             Self::Reconfigure { body } => REQUEST_HEADER + body.len(),
         }
     }
@@ -100,9 +102,14 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Changes that waited are for other members.
+    /// Changes that waited are for other members; so are upgrades.
     pub(super) fn drop_changes(&mut self) {
         self.queue.retain(|pending| !matches!(pending, Pending::Reconfigure { .. }));
+        self.drop_upgrades();
+    }
+
+    pub(super) fn drop_upgrades(&mut self) {
+        self.queue.retain(|pending| !matches!(pending, Pending::Upgrade));
         self.queued_bytes = self.queue.iter().map(Pending::size).sum();
     }
 
@@ -179,6 +186,7 @@ impl<M: Machine> Replica<M> {
 
     /// Primary: makes entries of what waits, as far as the pipeline and the log have room.
     pub(super) fn build_entries(&mut self, effects: &mut Effects) {
+        self.reconsider_upgrade();
         while !self.queue.is_empty() && self.admits_entries() {
             let flying = self.journal.head - self.commit_max;
             let full_batch = self.queued_bytes >= self.config.layout.entry_max() / 2;
@@ -217,6 +225,7 @@ impl<M: Machine> Replica<M> {
         draft.resize(ENTRY_HEADER);
         let op = self.journal.head + 1;
         let mut first_came = self.now.mono;
+        let mut upgrade = 0;
         while let Some(pending) = self.queue.front() {
             if draft.len() + pending.size() > max {
                 break;
@@ -243,9 +252,13 @@ impl<M: Machine> Replica<M> {
                         .extend(own_request(RequestKind::Expire, client, session, &[]).as_bytes())
                         .expect("measured");
                 }
+                Pending::Upgrade => {
+                    draft.extend(own_request(RequestKind::Upgrade, 0, 0, &[]).as_bytes()).expect("measured");
+                    upgrade = 1;
+                }
             }
         }
-        let header = self.next_header(&draft.bytes()[ENTRY_HEADER..]);
+        let header = self.next_header(&draft.bytes()[ENTRY_HEADER..], upgrade);
         draft.bytes_mut()[..ENTRY_HEADER].copy_from_slice(header.as_bytes());
         self.births.push_back((op, self.now.mono, self.now.mono));
         self.stages_mut().entries += 1;
@@ -253,7 +266,8 @@ impl<M: Machine> Replica<M> {
         true
     }
 
-    fn next_header(&mut self, body: &[u8]) -> EntryHeader {
+    /// `upgrade`: by how much the release goes up; else it is that of the entry before.
+    fn next_header(&mut self, body: &[u8], upgrade: u32) -> EntryHeader {
         let head = *self.journal.header(self.journal.head).expect("the head is known");
         let mut header = head;
         header.parent = self.journal.digest(self.journal.head).expect("the head is known");
@@ -265,7 +279,7 @@ impl<M: Machine> Replica<M> {
         header.timestamp = self.timestamp(earliest).into();
         header.size = u32::try_from(ENTRY_HEADER + body.len()).expect("bounded by the slot").into();
         header.config = self.members.number.into();
-        header.release = RELEASE.into();
+        header.release = (head.release.get() + upgrade).into();
         header.version = ENTRY_VERSION;
         header
     }
@@ -457,6 +471,10 @@ impl<M: Machine> Replica<M> {
     fn accept(&mut self, header: EntryHeader, entry: Message, effects: &mut Effects) {
         let (op, digest) = (header.op.get(), header.digest());
         let head = self.journal.head;
+        if !self.can_run(&header) {
+            self.refuse_release(&header);
+            return self.ignore(Ignored::NotNow);
+        }
         let following = self.is_backup() && self.log_view == self.view && self.sync.is_none();
         if !following || !self.journal.has_room(op) {
             self.repair.behind(op);
@@ -473,7 +491,8 @@ impl<M: Machine> Replica<M> {
             }
             return;
         }
-        if self.journal.digest(head) != Some(header.parent) {
+        let goes_back = self.journal.header(head).is_none_or(|head| header.release < head.release);
+        if self.journal.digest(head) != Some(header.parent) || goes_back {
             self.mark(Mark::PrepareUnlinked);
             return self.ignore(Ignored::Unlinked);
         }
@@ -752,7 +771,7 @@ fn well_formed(payload: &[u8], edge: EdgeId) -> Option<(RequestHeader, &[u8])> {
         RequestKind::Register => {
             request.number.get() == 0 && request.session.get() == 0 && commands.is_empty()
         }
-        RequestKind::Expire | RequestKind::Reconfigure => false,
+        RequestKind::Expire | RequestKind::Reconfigure | RequestKind::Upgrade => false,
     };
     let whole = request.client.get() == edge.0
         && request.size.get() as usize == commands.len()

@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::replica::{Replica, Status, Timeouts, View, pool_classes};
+use super::replica::{Replica, Start, Status, View, pool_classes};
 use crate::chat::Chat;
 use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
 use crate::pool::Pool;
@@ -34,6 +34,7 @@ impl fmt::Display for ReadError {
             Self::Fatal(Fatal::CheckpointLost) => {
                 write!(f, "the checkpoint that the superblock names is damaged")
             }
+            Self::Fatal(Fatal::Release(wrong)) => wrong.fmt(f),
             Self::Fatal(other) => write!(f, "the replica could not start: {other:?}"),
         }
     }
@@ -63,8 +64,8 @@ impl Stopped {
         let pool = Pool::new(&pool_classes(&superblock.config, 0));
         let mut effects = Effects::new();
         let machine = Chat::new(superblock.config.limits);
-        let opened =
-            Replica::open(&zone, machine, pool, Timeouts::default(), [0; 32], Now::default(), &mut effects);
+        let start = Start::with_seed([0; 32]);
+        let opened = Replica::open(&zone, machine, pool, start, Now::default(), &mut effects);
         let mut replica = opened.map_err(ReadError::Open)?;
         run(&mut replica, read, effects)?;
         let known_commit = replica.observe().commit_max;

@@ -88,7 +88,7 @@ impl<M: Machine> Replica<M> {
         if !self.is_primary() {
             return Err(ErrorCode::NoLeader);
         }
-        if self.is_changing() {
+        if self.is_changing() || self.is_upgrading() {
             return Err(ErrorCode::ChangeInFlight);
         }
         if base != u64::from(self.members.number) {
@@ -99,6 +99,11 @@ impl<M: Machine> Replica<M> {
             && !self.follows(*id)
         {
             return Err(ErrorCode::NotCaughtUp);
+        }
+        if let Change::Promote { id } = change
+            && !self.runs_release(*id, self.release())
+        {
+            return Err(ErrorCode::ReleaseUnfit);
         }
         if let Err(why) = self.check_quorum_without(change.leaving(), &next) {
             self.mark(Mark::ChangeRefused);
@@ -213,6 +218,7 @@ impl<M: Machine> Replica<M> {
         self.drop_changes();
         self.acked.reshape(self.members.ids());
         self.peer_heard.reshape(self.members.ids());
+        self.release.reshape(self.members.ids());
         self.reads.reshape(&self.members);
         self.clock.reshape(&self.members);
         self.detector.reshape(&self.members);
@@ -285,16 +291,20 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Our members. For an operator or an edge also what each of them acknowledged, as far as this replica knows.
+    /// Our members. For an operator or an edge also what each of them acknowledged and runs, as far as this replica
+    /// knows, and the release in force.
     pub(super) fn members_frame(&self, acknowledged: bool) -> Option<Frame> {
         let mut bytes = Vec::new();
         self.members.encode(&mut bytes);
         if acknowledged {
             for id in self.members.ids() {
-                let op =
-                    if id == self.me { self.durable_op } else { self.acked.get(id).map_or(0, |one| one.op) };
+                let known = (self.acked.get(id).map_or(0, |one| one.op), self.release.said_by(id));
+                let (op, release) =
+                    if id == self.me { (self.durable_op, self.release_to_say()) } else { known };
                 bytes.extend_from_slice(&op.to_le_bytes());
+                bytes.extend_from_slice(&release.to_le_bytes());
             }
+            bytes.extend_from_slice(&self.release().to_le_bytes());
         }
         let mut draft = self.pool.draft(bytes.len())?;
         draft.extend(&bytes).expect("measured");

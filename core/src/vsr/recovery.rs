@@ -26,14 +26,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-
 use super::PIPELINE_MAX;
 use super::journal::{Journal, SlotState};
 use super::machine::Machine;
 use super::marks::Mark;
-use super::replica::{Replica, Status, Timeouts, Timer};
+use super::release::{Releases, WrongRelease};
+use super::replica::{Replica, Start, Status, Timer};
 use super::superblock::Writer;
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
@@ -87,17 +85,24 @@ impl Recovery {
 
 impl<M: Machine> Replica<M> {
     /// Opens a replica on the bytes of its superblock zone; everything else it reads by effects.
-    /// `seed` is fresh entropy (the run's in simulation). Errors name what is wrong with the file.
+    /// Errors name what is wrong with the file.
     pub fn open(
         superblock_zone: &[u8],
         machine: M,
         pool: Pool,
-        timeouts: Timeouts,
-        seed: [u8; 32],
+        start: Start,
         now: Now,
         effects: &mut Effects,
     ) -> Result<Self, OpenError> {
         let superblock = Superblock::open(superblock_zone)?;
+        let Releases { oldest, newest, .. } = start.binary;
+        // Its state is of the checkpoint's release, and the newest entry that it names may be of a later one.
+        let wrong = [superblock.checkpoint.header.release.get(), superblock.release()]
+            .into_iter()
+            .find(|needed| !start.binary.runs(*needed));
+        if let Some(needed) = wrong {
+            return Err(OpenError::Release(WrongRelease { needed, oldest, newest }));
+        }
         let config = &superblock.config;
         let valid = (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
             && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
@@ -108,7 +113,7 @@ impl<M: Machine> Replica<M> {
         let slots = config.layout.wal_slots as usize;
         let first_pair = superblock.weaker_pair(superblock_zone);
         let superblock = Writer::new(superblock, first_pair);
-        let mut replica = Self::new(superblock, machine, pool, timeouts, ChaCha8Rng::from_seed(seed));
+        let mut replica = Self::new(superblock, machine, pool, start);
         replica.now = now;
         let chunks = replica.superblock.durable().checkpoint.size.div_ceil(replica.chunk_bytes() as u64);
         let chunks = usize::try_from(chunks).map_err(|_| OpenError::Damaged)?;
@@ -270,6 +275,11 @@ impl<M: Machine> Replica<M> {
         }
         let found = self.recovery.take().expect("ready").found;
         let certain = self.rebuild_log(&found);
+        // It may have acknowledged this as a newer binary: it can't act as if it had not.
+        if let Some(head) = self.journal.header(self.journal.head).filter(|head| !self.can_run(head)) {
+            let head = *head;
+            return self.end_for(&head);
+        }
         self.commit_max = self.superblock.durable().commit.max(self.commit_min()).min(self.journal.head);
         self.durable_op = self.journal.base;
         if !certain {

@@ -352,6 +352,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn on_ping_timer(&mut self, effects: &mut Effects) {
         self.timers.set(Timer::Ping, self.in_a(self.timeouts.ping));
         self.promote_successors();
+        self.consider_upgrade();
         self.retry_refused();
         if self.recovery.is_some() {
             // No frame before the incarnation is durable.

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::abdication::Fitness;
 use super::checkpoint::Checkpointing;
@@ -26,6 +26,7 @@ use super::normal::{Acked, Pending};
 use super::reads::ReadIndex;
 use super::reconfigure::Reconfiguration;
 use super::recovery::Recovery;
+use super::release::{Release, Releases};
 use super::repair::Repair;
 use super::sessions::Sessions;
 use super::superblock::Writer;
@@ -51,7 +52,24 @@ pub struct Adaptive {
     pub most: Duration,
 }
 
-/// What may differ from start to start. Bounds of failure detection; safety depends on none of them.
+/// What may differ from start to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub timeouts: Timeouts,
+    pub binary: Releases,
+    /// Fresh entropy (the run's in simulation).
+    pub seed: [u8; 32],
+}
+
+impl Start {
+    /// With the usual timeouts, as this build.
+    #[must_use]
+    pub fn with_seed(seed: [u8; 32]) -> Self {
+        Self { timeouts: Timeouts::default(), binary: Releases::OURS, seed }
+    }
+}
+
+/// Bounds of failure detection; safety depends on none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A primary without work says that often that it is there.
@@ -156,6 +174,8 @@ pub struct View {
     pub incarnation: u64,
     /// The config number of the members by whom it acts.
     pub members: u32,
+    /// Under which the last executed op was.
+    pub release: u32,
     /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
     pub state_lost: bool,
 }
@@ -189,6 +209,7 @@ pub struct Replica<M> {
     /// Those of the durable superblock.
     pub(super) members: Members,
     pub(super) reconfiguration: Reconfiguration,
+    pub(super) release: Release,
     pub(super) timeouts: Timeouts,
     pub(super) pool: Pool,
     pub(super) random: ChaCha8Rng,
@@ -268,19 +289,14 @@ pub struct Replica<M> {
 
 impl<M: Machine> Replica<M> {
     /// The state before recovery has read anything; see [`super::recovery`].
-    pub(super) fn new(
-        superblock: Writer,
-        machine: M,
-        pool: Pool,
-        timeouts: Timeouts,
-        random: ChaCha8Rng,
-    ) -> Self {
+    pub(super) fn new(superblock: Writer, machine: M, pool: Pool, start: Start) -> Self {
+        let Start { timeouts, binary, seed } = start;
         let config = superblock.durable().config.clone();
         let root = config.root();
         let members = superblock.durable().members.clone();
         Self {
             me: config.replica,
-            random,
+            random: ChaCha8Rng::from_seed(seed),
             timers: Timers::default(),
             status: Status::Recovering,
             view: superblock.durable().view,
@@ -308,6 +324,7 @@ impl<M: Machine> Replica<M> {
             primary_heard: Instant::default(),
             leniency: 0,
             peer_heard: ByMember::new(members.ids(), &Instant::default()),
+            release: Release::new(binary, members.ids()),
             clock: Clock::new(&members),
             detector: Detector::new(&members),
             fitness: Fitness::default(),
@@ -356,6 +373,9 @@ impl<M: Machine> Replica<M> {
     /// All events of a turn were seen: what waited for company (batches, acknowledgements) leaves now.
     pub fn turn_ended(&mut self, now: Now, effects: &mut Effects) {
         self.now = now;
+        if self.ends_for_release(effects) {
+            return;
+        }
         if self.recovery.is_some() {
             return self.recovery_turn(effects);
         }
@@ -429,6 +449,7 @@ impl<M: Machine> Replica<M> {
                     return self.ignore(Ignored::NotNow);
                 }
                 self.peer_heard.set(replica, self.now.mono);
+                self.note_release(replica, &frame.header);
                 self.on_peer_frame(replica, frame, effects);
             }
         }
@@ -533,6 +554,7 @@ impl<M: Machine> Replica<M> {
             checkpoint_digest: checkpoint.digest,
             incarnation: self.incarnation(),
             members: self.members.number,
+            release: self.release(),
             state_lost: self.state_lost,
         }
     }
@@ -640,6 +662,7 @@ impl<M: Machine> Replica<M> {
         header.view = self.superblock.durable().view.into();
         header.config = self.members.number.into();
         header.commit = self.commit_max.into();
+        header.release = self.release_to_say().into();
         Frame { header, payload: None }
     }
 

@@ -200,6 +200,7 @@ fn decode_suffix(frame: &Frame) -> Option<(u128, u128, Vec<EntryHeader>)> {
         upper.op.get() == lower.op.get() + 1
             && upper.parent == lower.digest()
             && upper.view.get() >= lower.view.get()
+            && upper.release.get() >= lower.release.get()
     });
     let ours = headers
         .iter()
@@ -338,6 +339,7 @@ impl<M: Machine> Replica<M> {
         self.view_change.asked = 0;
         self.view_change.dvcs.fill(&None);
         self.reconfiguration.leave_view();
+        self.release.leave_view();
         self.queue.clear();
         self.queued_bytes = 0;
         self.in_flight.clear();
@@ -553,6 +555,9 @@ impl<M: Machine> Replica<M> {
         if suffix.is_empty() || head < self.commit_min() {
             return self.ignore(Ignored::Unlinked);
         }
+        if !self.can_run(&suffix[0]) {
+            return self.end_for(&suffix[0]);
+        }
         if self.state_lost || head > self.journal.base + self.journal.slots() {
             self.mark(Mark::CantLead);
             // We can't hold or execute this log: somebody else must lead (H20).
@@ -706,6 +711,9 @@ impl<M: Machine> Replica<M> {
             .any(|header| header.op.get() == commit_min && header.digest() != self.executed_digest);
         if head < commit_min || contradicts {
             return self.ignore(Ignored::Mismatch);
+        }
+        if !self.can_run(&headers[0]) {
+            return self.end_for(&headers[0]);
         }
         if self.status != Status::RecoveringHead && view > self.view {
             self.mark(Mark::EnterByStart);

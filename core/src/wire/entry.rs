@@ -81,6 +81,7 @@ pub struct EntryHeader {
     pub size: U32,
     pub shard: U32,
     pub config: U32,
+    /// Under whose rules it is executed. Non-decreasing along the log (I26).
     pub release: U32,
     pub version: u8,
     pub reserved: [u8; 7],
@@ -124,6 +125,8 @@ pub enum RequestKind {
     Expire = 3,
     /// The members from the next entry on; empty: they stay as they are. Made by the primary alone.
     Reconfigure = 4,
+    /// The header of this entry has the next release. Made by the primary alone.
+    Upgrade = 5,
 }
 
 impl RequestKind {
@@ -134,6 +137,7 @@ impl RequestKind {
             2 => Some(Self::Register),
             3 => Some(Self::Expire),
             4 => Some(Self::Reconfigure),
+            5 => Some(Self::Upgrade),
             _ => None,
         }
     }

@@ -12,11 +12,12 @@ use tigerchat_core::io::*;
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
 use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
-use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::store::superblock::{OpenError, Superblock};
 use tigerchat_core::types::*;
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::{Change, Members};
-use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, Timeouts, View, pool_classes};
+use tigerchat_core::vsr::release::Releases;
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Start, Status, View, pool_classes};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Outcome, Publish};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
@@ -81,6 +82,8 @@ pub(crate) struct Cluster {
     pub(crate) stalled: Vec<usize>,
     /// By how many milliseconds wall clocks are ahead, by node.
     pub(crate) clocks: Vec<(usize, i64)>,
+    /// What each node's binary runs.
+    pub(crate) binaries: Vec<Releases>,
     counter: u64,
     pub(crate) session: u64,
     pub(crate) number: u64,
@@ -135,6 +138,7 @@ impl Cluster {
             to_edge: Vec::new(),
             stalled: Vec::new(),
             clocks: Vec::new(),
+            binaries: vec![Releases::OURS; usize::from(replicas)],
             counter: 0,
             session: 0,
             number: 0,
@@ -148,18 +152,24 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, at: usize) {
+        self.try_start(at).unwrap();
+    }
+
+    pub(crate) fn try_start(&mut self, at: usize) -> Result<(), OpenError> {
         let now = self.time_of(at);
         let outside = &mut self.outside[at];
         outside.now = now;
         let mut effects = Vec::new();
         let zone = outside.disk[..SUPERBLOCK_ZONE].to_vec();
         let machine = Chat::new(self.config.limits);
-        let (pool, seed) = (outside.pool.clone(), [at as u8 + 1; 32]);
-        let replica =
-            Replica::open(&zone, machine, pool, Timeouts::default(), seed, now, &mut effects).unwrap();
+        let start = Start { binary: self.binaries[at], ..Start::with_seed([at as u8 + 1; 32]) };
+        let pool = outside.pool.clone();
+        let replica = Replica::open(&zone, machine, pool, start, now, &mut effects)?;
         let mut node = Node::new();
         node.add_replica(FILE, replica, effects, outside);
         self.nodes[at] = Some(node);
+        self.outside[at].stopped = None;
+        Ok(())
     }
 
     /// Starts a replica of the next id whose file was made to join.
@@ -167,6 +177,7 @@ impl Cluster {
         let (at, id) = (self.nodes.len(), ReplicaId(self.nodes.len() as u16));
         self.outside.push(Outside::formatted(&self.config, id, Members::unknown(), self.now));
         self.nodes.push(None);
+        self.binaries.push(self.binaries[0]);
         self.start(at);
         self.settle();
         id

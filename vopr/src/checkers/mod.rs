@@ -16,6 +16,7 @@ pub mod linearizability;
 pub mod liveness;
 pub mod membership;
 pub mod presence;
+pub mod release;
 #[cfg(test)]
 mod testing;
 pub mod view;
@@ -62,6 +63,7 @@ impl Suite {
                 Box::new(view::View::default()),
                 Box::new(view_change::ViewChange::default()),
                 Box::new(membership::Membership::default()),
+                Box::new(release::Release::default()),
                 Box::new(checkpoint::Checkpoint::default()),
                 Box::new(durability::Durability::default()),
                 Box::new(exactly_once::ExactlyOnce::default()),

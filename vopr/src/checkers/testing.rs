@@ -23,6 +23,7 @@ use super::linearizability::Linearizability;
 use super::liveness::Liveness;
 use super::membership::Membership;
 use super::presence::Presence;
+use super::release::Release;
 use super::view::View;
 use super::view_change::ViewChange;
 use super::{Checker, Setup, Suite};
@@ -50,7 +51,7 @@ macro_rules! fresh {
 }
 
 fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
-fresh!(Presence View ViewChange);
+fresh!(Presence Release View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -135,6 +136,7 @@ impl Story {
                 parent: entry(op - 1),
                 entry_view: 0,
                 config: 0,
+                release: 1,
             });
             let (view, log_view, checkpoint) = (0, 0, if op > 4 { 4 } else { 0 });
             self.push(What::Position { replica, incarnation: 1, view, log_view, op, commit: op, checkpoint });
