@@ -35,6 +35,13 @@ pub enum What {
         config: u32,
         /// The release in its header.
         release: u32,
+        /// The time in its header, Unix nanoseconds.
+        time: u64,
+    },
+    /// A replica's wall clock as its process starts, or as somebody has set it: nanoseconds ahead of the world's.
+    Clock {
+        replica: ReplicaId,
+        ahead: i64,
     },
     /// A replica's machine acts by another release than when it was last looked at: the one under which it executed
     /// `op`, its last one.

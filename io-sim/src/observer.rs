@@ -112,6 +112,7 @@ impl Watch {
                 entry_view,
                 config,
                 release,
+                time: header.timestamp.get(),
             });
         }
         // Who lost its state acts by nothing.

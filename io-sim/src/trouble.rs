@@ -294,6 +294,7 @@ impl World<'_> {
         let by = self.random.duration(&(Duration::ZERO..=knobs.most));
         let back = self.random.chance(knobs.back);
         self.processes[place].skew.step(by, back);
+        self.tell_clock(place);
     }
 
     fn some_pause(&mut self) {

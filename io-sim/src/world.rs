@@ -23,7 +23,7 @@ use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
 use crate::Observer;
 use crate::aim::{Aim, Point, Side, Struck, Zone};
-use crate::clock::Skew;
+use crate::clock::{Skew, wall};
 use crate::connections::{Connections, Crossing};
 use crate::deposed::Deposed;
 use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
@@ -631,9 +631,19 @@ impl<'a> World<'a> {
         if let Role::Replica(replica) = self.processes[place].role {
             self.watches[place].restarted();
             self.observe(What::Started { replica });
+            self.tell_clock(place);
         }
         self.after_turn(place, acts);
         self.plan_turn(place, self.now);
+    }
+
+    /// Tells by how much a replica's wall clock is off.
+    pub(crate) fn tell_clock(&mut self, place: Place) {
+        if let Role::Replica(replica) = self.processes[place].role {
+            let shown = self.processes[place].skew.read(self.now).wall;
+            let ahead = i128::from(shown.0) - i128::from(wall(self.now).0);
+            self.observe(What::Clock { replica, ahead: i64::try_from(ahead).expect("hours at most") });
+        }
     }
 
     /// Ends a process without a word.

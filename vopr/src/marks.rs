@@ -7,13 +7,14 @@ use tigerchat_core::vsr::marks::{Mark, Marks};
 
 /// Marks that no seed can reach, each with the reason. Reaching one fails a swarm too: then the reason is wrong.
 pub const UNREACHABLE: &[(Mark, &str)] = &[
-    (Mark::QueueFull, "it has room for the windows of all sessions, and nobody is let in beyond a window"),
     (Mark::PrepareUnlinked, "the log of a backup that is normal in a view is a prefix of its primary's"),
     (Mark::TransferWrong, "checkpoints of one op are equal, and each of their sectors is sealed with it"),
 ];
 
 /// Marks that few seeds reach: they are judged from so many seeds on.
 pub const SELDOM_REACHED: &[(Mark, usize)] = &[
+    (Mark::QueueFull, 10_000),
+    (Mark::PrepareOfAnotherLog, 10_000),
     (Mark::ChoiceWaits, 10_000),
     (Mark::SessionEvicted, 10_000),
     (Mark::WriteOvertaken, 10_000),

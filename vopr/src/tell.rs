@@ -22,6 +22,7 @@ pub fn told(what: &What) -> String {
         What::Executed { .. }
         | What::Members { .. }
         | What::Release { .. }
+        | What::Clock { .. }
         | What::Position { .. }
         | What::Checkpointed { .. }
         | What::Crashed { .. }
@@ -49,6 +50,9 @@ fn of_replica(what: &What) -> String {
             let voters = ids(members.voters().map(|id| id.0).collect());
             let all = ids(members.ids().map(|id| id.0).collect());
             format!("replica {} acts by members {}: voters {voters} of {all}", replica.0, members.number)
+        }
+        What::Clock { replica, ahead } => {
+            format!("replica {}: its wall clock is {} ms ahead", replica.0, ahead / 1_000_000)
         }
         What::Release { replica, op, release } => {
             format!("replica {} executed op {op} under release {release}", replica.0)

@@ -222,6 +222,7 @@ impl Record {
             What::Position { .. } => return,
             What::Executed { replica, .. } => (replica.0.into(), "executed"),
             What::Release { replica, .. } => (replica.0.into(), "release"),
+            What::Clock { replica, .. } => (replica.0.into(), "clock"),
             What::Checkpointed { replica, .. } => (replica.0.into(), "checkpoint"),
             What::Crashed { replica, .. } => (replica.0.into(), "crash"),
             What::Started { replica } => (replica.0.into(), "start"),

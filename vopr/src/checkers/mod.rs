@@ -19,6 +19,7 @@ pub mod presence;
 pub mod release;
 #[cfg(test)]
 mod testing;
+pub mod time;
 pub mod view;
 pub mod view_change;
 
@@ -64,6 +65,7 @@ impl Suite {
                 Box::new(view_change::ViewChange::default()),
                 Box::new(membership::Membership::default()),
                 Box::new(release::Release::default()),
+                Box::new(time::Time::default()),
                 Box::new(checkpoint::Checkpoint::default()),
                 Box::new(durability::Durability::default()),
                 Box::new(exactly_once::ExactlyOnce::default()),

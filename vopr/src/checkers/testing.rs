@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use io_sim::clock::BEGINNING;
 use io_sim::history::{
     CallId, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, What,
 };
@@ -24,6 +25,7 @@ use super::liveness::Liveness;
 use super::membership::Membership;
 use super::presence::Presence;
 use super::release::Release;
+use super::time::Time;
 use super::view::View;
 use super::view_change::ViewChange;
 use super::{Checker, Setup, Suite};
@@ -51,7 +53,7 @@ macro_rules! fresh {
 }
 
 fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
-fresh!(Presence Release View ViewChange);
+fresh!(Presence Release Time View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -66,6 +68,7 @@ impl Story {
         for replica in 0..3 {
             let replica = ReplicaId(replica);
             story.push(What::Started { replica });
+            story.push(What::Clock { replica, ahead: 0 });
             story.push(What::Members { replica, members: Members::first(3, 2).expect("a majority") });
             let at = Address::Replica { shard: ShardId(1), replica };
             story.push(What::Fuller { at, load: Load { what: "sessions", holds: 8, limit: 8 } });
@@ -137,6 +140,7 @@ impl Story {
                 entry_view: 0,
                 config: 0,
                 release: 1,
+                time: BEGINNING.0 + op,
             });
             let (view, log_view, checkpoint) = (0, 0, if op > 4 { 4 } else { 0 });
             self.push(What::Position { replica, incarnation: 1, view, log_view, op, commit: op, checkpoint });
