@@ -350,7 +350,7 @@ impl Shape {
     fn draw(random: &mut Random) -> Self {
         let pipeline = random.within(1..=8);
         let wal_most = *random.pick(&[16, 32, 64, 64]);
-        let replicas = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 5, 6, 7]);
+        let replicas = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7]);
         let majority = replicas / 2 + 1;
         // Two copies at least, and of most shapes the majority.
         let flexible = random.within(u64::from(replicas.min(2))..=replicas.into());
@@ -566,10 +566,10 @@ impl Work {
         Self {
             users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(512..=560)).expect("small"),
+            operations: u32::try_from(random.within(525..=570)).expect("small"),
             think: ms(2..=25, random),
             burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
-            again: u32::try_from(random.within(0..=150_000)).expect("below a million"),
+            again: u32::try_from(random.within(0..=100_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,
         }
