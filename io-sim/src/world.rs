@@ -747,10 +747,17 @@ fn shard_config(shape: &Shape) -> ShardConfig {
             slot_sectors: shape.slot_sectors,
             checkpoint_sectors: CHECKPOINT_SECTORS,
         },
-        limits: Limits { messages: shape.messages, keys: shape.keys, ..Limits::tiny() },
+        limits: Limits {
+            messages: shape.messages,
+            message_bytes: MESSAGE_BYTES,
+            keys: shape.keys,
+            ..Limits::tiny()
+        },
     }
 }
 
+/// More than a world's users say.
+const MESSAGE_BYTES: u32 = 192 << 10;
 /// Room for the largest state that these limits allow; sectors that nobody writes take no memory.
 const CHECKPOINT_SECTORS: u32 = 1024;
 

@@ -75,9 +75,9 @@ impl Limits {
     pub fn tiny() -> Self {
         Self {
             rooms: 32,
-            messages: 1024,
-            message_bytes: 192 << 10,
-            keys: 1024,
+            messages: 2048,
+            message_bytes: 512 << 10,
+            keys: 4096,
             present: 256,
             body_max: 1024,
             ..Self::default()
