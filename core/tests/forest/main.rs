@@ -1,0 +1,225 @@
+//! The forest (`core/src/store/forest`) on a disk in memory, against a model: reads, crashes, determinism, space.
+
+mod disk;
+mod world;
+
+use proptest::prelude::*;
+use tigerchat_core::store::forest::{Forest, ForestShape, Opening};
+use tigerchat_core::store::grid::GridShape;
+
+use self::world::{Do, ROOMS, World, open, shape, steps};
+
+/// What two forests that did the same must agree on: every block, and all that is in memory.
+fn assert_alike(one: &World, other: &World) {
+    assert_eq!(one.forest.tree(), other.forest.tree());
+    assert!(one.forest.pages().bytes() == other.forest.pages().bytes(), "equal tables");
+    let references = |forest: &Forest| forest.references().copied().collect::<Vec<_>>();
+    assert_eq!(references(&one.forest), references(&other.forest), "equal blocks at equal addresses");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_said_is_read_again_in_pages_of_any_kind(steps in steps(500), seed: u64) {
+        let mut world = World::new(shape(), seed, 8, true);
+        for part in steps.chunks(97) {
+            world.play(part).unwrap();
+            world.check_reads(20);
+        }
+        world.checkpoint().unwrap();
+        world.check_blocks();
+        world.check_reads(20);
+    }
+
+    /// One that does all work at once from a large cache, one that does it bit by bit with reads and writes that end in
+    /// any order, and one that is restarted after every checkpoint.
+    #[test]
+    fn h39_a_checkpoint_follows_from_the_log_alone(steps in steps(400), seed: u64) {
+        let mut quick = World::new(shape(), 1, 500, false);
+        let mut slow = World::new(shape(), seed, 0, true);
+        let mut again = World::new(shape(), seed ^ 1, 0, false);
+        for part in steps.split(|step| matches!(step, Do::End)) {
+            for world in [&mut quick, &mut slow, &mut again] {
+                world.play(part).unwrap();
+                world.checkpoint().unwrap();
+                world.check_blocks();
+            }
+            prop_assert_eq!(&quick.made, &slow.made);
+            prop_assert_eq!(&quick.made, &again.made);
+            assert_alike(&quick, &slow);
+            again = again.restart();
+            assert_alike(&quick, &again);
+        }
+        again.check_reads(20);
+    }
+
+    /// With work that overlaps with ops, as it does in service.
+    #[test]
+    fn h39_checkpoints_that_are_written_while_ops_go_on_are_the_same(steps in steps(400), seed: u64) {
+        let mut worlds = [World::new(shape(), seed, 0, true), World::new(shape(), seed ^ 9, 30, true)];
+        for world in &mut worlds {
+            world.play(&steps).unwrap();
+            world.checkpoint().unwrap();
+        }
+        prop_assert_eq!(&worlds[0].made, &worlds[1].made);
+        assert_alike(&worlds[0], &worlds[1]);
+    }
+}
+
+/// A list of steps that is the same each time and has everything in it.
+fn story(seed: u64, count: usize) -> Vec<Do> {
+    let mut dice = disk::Dice(seed);
+    let step = |_| match dice.roll(20) {
+        0 => Do::Cut { room: dice.roll(ROOMS as usize) as u32, left: dice.roll(20) as u64 },
+        1 => Do::Erase { room: dice.roll(ROOMS as usize) as u32, back: dice.roll(20) as u64 },
+        2..5 => Do::Set { slot: dice.roll(200) as u32, value: dice.roll(256) as u8 },
+        5 => Do::End,
+        _ => Do::Say { room: dice.roll(ROOMS as usize) as u32, size: dice.roll(700) },
+    };
+    (0..count).map(step).collect()
+}
+
+/// Cuts the power before each write there is, in turn, and goes on from what the superblock names.
+#[test]
+fn h37_a_crash_at_any_write_of_a_checkpoint_loses_nothing_that_was_durable() {
+    let steps = story(5, 330);
+    let mut whole = World::new(shape(), 3, 8, true);
+    whole.play(&steps).unwrap();
+    let last = whole.checkpoint().unwrap();
+    let writes = whole.disk.writes;
+    assert!(writes > 150, "{writes} writes are something");
+    for point in 0..writes {
+        let mut world = World::new(shape(), 3, 8, true);
+        world.writes_left = point;
+        assert!(world.play(&steps).and_then(|()| world.checkpoint().map(|_| ())).is_err(), "point {point}");
+        let mut world = world.restart();
+        // Exactly the state of that checkpoint,
+        assert_eq!(
+            world.durable.as_ref().map(|(_, model)| model),
+            Some(&world.model).filter(|model| model.op > 0)
+        );
+        if world.durable.is_some() {
+            world.check_blocks();
+        }
+        world.check_reads(5);
+        // and from there on the same checkpoints as if nothing had happened.
+        let op = world.model.op as usize;
+        world.play(&steps[op..]).unwrap();
+        assert_eq!(world.checkpoint().unwrap(), last, "point {point}");
+        assert_eq!(world.made, whole.made, "point {point}");
+    }
+}
+
+#[test]
+fn a_checkpoint_can_be_opened_as_often_as_one_likes() {
+    let mut world = World::new(shape(), 3, 8, true);
+    world.play(&story(8, 700)).unwrap();
+    let checkpoint = world.checkpoint().unwrap();
+    let forest = open(&world.disk, shape(), checkpoint);
+    assert_eq!(forest.tail(), world.model.op.to_le_bytes());
+    assert_eq!(forest.newest(), Some(checkpoint));
+    assert_eq!(forest.tree(), world.forest.tree());
+}
+
+/// Every block that opening reads, damaged: it is refused, nothing is taken for empty, and what is whole still opens.
+#[test]
+fn h38_damaged_metadata_is_refused_and_costs_nothing_but_itself() {
+    let mut world = World::new(shape(), 3, 8, true);
+    world.play(&story(8, 500)).unwrap();
+    let checkpoint = world.checkpoint().unwrap();
+    let mut wanted = vec![];
+    let mut opening = Opening::new(shape(), checkpoint);
+    while let Some(reference) = opening.wanted().first().copied() {
+        let payload = world.disk.read(&reference).unwrap();
+        let mut disk = world.disk.clone();
+        disk.flip(&reference, wanted.len() * 7919);
+        assert!(disk.read(&reference).is_err(), "the disk's own check");
+        for at in (0..payload.len()).step_by(61) {
+            let mut damaged = payload.clone();
+            damaged[at] ^= 0x20;
+            let mut other = Opening::new(shape(), checkpoint);
+            wanted.iter().for_each(|earlier: &Vec<u8>| other.give(earlier).unwrap());
+            assert!(other.give(&damaged).is_err(), "and what comes from elsewhere");
+        }
+        opening.give(&payload).unwrap();
+        wanted.push(payload);
+    }
+    assert_eq!(opening.done().unwrap().newest(), Some(checkpoint));
+    assert!(wanted.len() > 8, "{} blocks were opened", wanted.len());
+}
+
+/// Under steady retention the file reaches a size and keeps it.
+#[test]
+fn a_file_does_not_grow_without_bound_under_steady_retention() {
+    let mut world = World::new(shape(), 3, 8, false);
+    let mut highest = Vec::new();
+    for round in 0..240 {
+        for say in 0..24 {
+            world.step(Do::Say { room: (say * 5 + round) % ROOMS, size: 300 }).unwrap();
+        }
+        (0..ROOMS).for_each(|room| world.step(Do::Cut { room, left: 60 }).unwrap());
+        world.checkpoint().unwrap();
+        highest.push(world.forest.free_set().highest());
+        let (dead, records) = (world.forest.tree().dead, world.forest.tree().records());
+        assert!(dead * 2 <= records, "round {round}: {dead} of {records} are dead");
+    }
+    // 360 messages of 372 bytes are 34 blocks.
+    let settled = highest[60..].iter().max().unwrap();
+    assert!(*settled <= *highest[..60].iter().max().unwrap() + 8, "it settled: {highest:?}");
+    assert!(*settled < 34 * 4, "{settled} blocks for 34");
+    world.check_blocks();
+    world.check_reads(50);
+}
+
+/// A grid that is nearly full says so before it is; reads go on, and what frees space makes room again.
+#[test]
+fn h35_a_full_grid_is_seen_coming_and_freeing_makes_room() {
+    let full = ForestShape { grid: GridShape { blocks_max: 260, ..shape().grid }, ..shape() };
+    let mut world = World::new(full, 3, 8, true);
+    let interval = 30 * 900;
+    for round in 0..4 {
+        let mut said = 0;
+        while world.forest.has_room(interval) {
+            for say in 0..30 {
+                world.step(Do::Say { room: say % ROOMS, size: 800 }).unwrap();
+            }
+            world.checkpoint().unwrap();
+            said += 30;
+        }
+        assert!(said >= 90, "round {round}: {said} messages found room");
+        world.check_blocks();
+        world.check_reads(5);
+        (0..ROOMS).for_each(|room| world.step(Do::Cut { room, left: 1 }).unwrap());
+        for _ in 0..20 {
+            world.checkpoint().unwrap();
+        }
+        assert!(world.forest.has_room(interval), "round {round}: space came back");
+    }
+}
+
+/// Without retention: what is on disk is not much more than what was said, also in the midst of merges.
+#[test]
+fn merges_take_hardly_any_space_of_their_own() {
+    let mut world = World::new(shape(), 3, 8, false);
+    let mut said = 0;
+    for round in 0..120 {
+        for say in 0..25 {
+            world.step(Do::Say { room: say % ROOMS, size: 250 + say as usize }).unwrap();
+            said += 68 + 4 + 250 + say as usize;
+        }
+        world.checkpoint().unwrap();
+        // A block may end up to a record early; index, pages and trailer come on top.
+        let used = world.forest.references().count();
+        let bound = said / (4000 - 350) * 106 / 100 + 30;
+        assert!(used <= bound, "round {round}: {used} blocks for {said} bytes");
+    }
+    let levels = &world.forest.tree().levels;
+    assert!(levels.len() >= 5, "merges of merges took place");
+    assert!(levels.iter().all(|level| level.runs.len() <= 4), "no level has more than twice the fan-out");
+    // Of blocks that merges have handled in part the tree counts all records.
+    let records: u64 = (0..ROOMS).map(|room| world.model.head(room)).sum();
+    let jobs = levels.iter().filter(|level| level.job.is_some()).count() as u64;
+    assert!((records..=records + jobs * 2 * 13).contains(&world.forest.tree().records()), "none is lost");
+    world.check_reads(100);
+}
