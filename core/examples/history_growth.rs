@@ -165,7 +165,7 @@ impl Bench {
                     blocks.insert(reference.address, payload.to_vec());
                 }
                 Disk::File(file) => {
-                    let image = &mut self.image[..block::image_size(payload.len())];
+                    let image = &mut self.image;
                     block::seal(PLACE, &self.shape.grid, payload, image);
                     let offset = self.shape.grid.offset_of(reference.address);
                     file.write_all_at(image, offset).expect("the file can be written");

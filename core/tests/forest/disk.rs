@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tigerchat_core::store::grid::GridShape;
 use tigerchat_core::store::grid::block::{self, BlockRef, Fault};
-use tigerchat_core::store::layout::SECTOR;
+use tigerchat_core::store::layout::{PAYLOAD, SECTOR};
 use tigerchat_core::store::sector::{Place, Zone};
 use tigerchat_core::types::{ClusterId, ShardId};
 
@@ -45,7 +45,7 @@ impl Disk {
             !self.protected.contains(&address),
             "block {address} is overwritten while a checkpoint needs it"
         );
-        let mut image = vec![0; block::image_size(payload.len())];
+        let mut image = vec![0; self.shape.block_bytes()];
         block::seal(PLACE, &self.shape, payload, &mut image);
         self.writes += 1;
         self.bytes += image.len() as u64;
@@ -93,9 +93,16 @@ impl Disk {
 
     /// Flips a bit of a block's image, in the sectors that its payload fills.
     pub(crate) fn flip(&mut self, reference: &BlockRef, bit: usize) {
-        let size = block::image_size(self.read(reference).expect("it was whole").len());
+        let size = self.read(reference).expect("it was whole").len().div_ceil(PAYLOAD) * SECTOR;
         let at = (bit / 8 % size) as u64;
         let sector = self.shape.offset_of(reference.address) + at / SECTOR as u64 * SECTOR as u64;
         self.sectors.get_mut(&sector).expect("it was written")[at as usize % SECTOR] ^= 1 << (bit % 8);
+    }
+
+    /// Whether these bytes lie anywhere on the disk.
+    pub(crate) fn contains(&self, bytes: &[u8]) -> bool {
+        let holds = |sector: &[u8]| sector.windows(bytes.len()).any(|window| window == bytes);
+        self.sectors.values().any(|sector| holds(sector))
+            || self.unflushed.iter().any(|(_, image)| holds(image))
     }
 }

@@ -6,6 +6,7 @@ mod world;
 use proptest::prelude::*;
 use tigerchat_core::store::forest::{Forest, ForestShape, Opening};
 use tigerchat_core::store::grid::GridShape;
+use tigerchat_core::store::history::reader::Direction;
 
 use self::world::{Do, ROOMS, World, open, shape, steps};
 
@@ -222,4 +223,56 @@ fn merges_take_hardly_any_space_of_their_own() {
     let jobs = levels.iter().filter(|level| level.job.is_some()).count() as u64;
     assert!((records..=records + jobs * 2 * 13).contains(&world.forest.tree().records()), "none is lost");
     world.check_reads(100);
+}
+
+/// What is erased is hidden at once, in no block of the second checkpoint after, and nowhere on the disk soon after that:
+/// in old copies, in blocks of a merge, in short and in long messages, also when the process ends in between.
+#[test]
+fn what_is_erased_is_gone_from_the_disk_within_a_bound() {
+    for seed in 0..6 {
+        let mut world = World::new(shape(), seed, 8, seed % 2 == 0);
+        let steps: Vec<Do> =
+            story(seed, 700).into_iter().filter(|step| !matches!(step, Do::Cut { .. })).collect();
+        world.play(&steps).unwrap();
+        let mut dice = disk::Dice(seed);
+        let mut erased = Vec::new();
+        for _ in 0..12 {
+            let room = dice.roll(ROOMS as usize) as u32;
+            let back = dice.roll(world.model.head(room) as usize) as u64;
+            erased.push((room, world.model.head(room) - back));
+            world.step(Do::Erase { room, back }).unwrap();
+            world.check_page(room, 1, Direction::Up, u32::MAX);
+        }
+        world.checkpoint().unwrap();
+        if seed % 3 == 0 {
+            world = world.restart();
+        }
+        world.checkpoint().unwrap();
+        // Messages that nobody erased, earlier or now, to see that the search finds what is there.
+        let kept = |room: u32, seq: u64| !world.model.rooms[&room][seq as usize - 1].is_erased;
+        let others: Vec<_> = (0..ROOMS).flat_map(|room| (1..30).map(move |seq| (room, seq))).collect();
+        let others: Vec<_> = others.into_iter().filter(|(room, seq)| kept(*room, *seq)).collect();
+        let needle = |(room, seq): (u32, u64)| format!("<{room}.{seq}>");
+        let payloads: Vec<Vec<u8>> =
+            world.forest.references().map(|reference| world.disk.read(reference).unwrap()).collect();
+        let named = |needle: &str| payloads.iter().any(|payload| contains(payload, needle.as_bytes()));
+        erased.iter().for_each(|message| assert!(!named(&needle(*message)), "seed {seed}: {message:?}"));
+        assert!(others.iter().all(|message| named(&needle(*message))), "seed {seed}: others are there");
+
+        let mut checkpoints = 0;
+        while world.forest.is_wiping() {
+            world.checkpoint().unwrap();
+            checkpoints += 1;
+        }
+        assert!(checkpoints <= 130, "{checkpoints} checkpoints to wipe");
+        erased
+            .iter()
+            .for_each(|message| assert!(!world.disk.contains(needle(*message).as_bytes()), "{message:?}"));
+        world.check_blocks();
+        world.check_reads(20);
+    }
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
 }

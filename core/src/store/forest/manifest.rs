@@ -75,6 +75,8 @@ impl Forest {
                 out.extend_from_slice(&key.seq.to_le_bytes());
             }
         }
+        out.extend_from_slice(&self.wipe.to_le_bytes());
+        out.push(u8::from(self.wipe_again));
         self.tree.encode(out);
         self.log.encode(out);
         out.extend_from_slice(&(self.tail.len() as u32).to_le_bytes());
@@ -87,7 +89,7 @@ impl Forest {
         let runs = self.tree.runs().count() as u64 + u64::from(self.shape.fan_out) + 4;
         let index: u64 = self.tree.runs().map(|run| run.index.len() as u64).sum();
         let references = index + self.log.blocks() as u64 + blocks;
-        64 + keys + runs * 96 + references * (BLOCK_REF as u64 + 4) + self.tail.len() as u64
+        80 + keys + runs * 96 + references * (BLOCK_REF as u64 + 4) + self.tail.len() as u64
     }
 }
 
@@ -96,6 +98,8 @@ impl Forest {
 pub(super) struct Manifest {
     pub(super) pending: Vec<Key>,
     pub(super) done: Vec<Key>,
+    pub(super) wipe: u64,
+    pub(super) wipe_again: bool,
     pub(super) tree: Tree,
     pub(super) pages: Vec<BlockRef>,
     pub(super) tail: Vec<u8>,
@@ -108,11 +112,13 @@ impl Manifest {
         let pending = keys(&mut fields, shape)?;
         require(pending.is_sorted_by(|one, next| one < next))?;
         let done = keys(&mut fields, shape)?;
+        let (wipe, wipe_again) = (fields.u64()?, fields.u8()?);
+        require(wipe_again <= 1)?;
         let tree = Tree::decode(&mut fields, &shape.grid)?;
         let pages = PageLog::decode(&mut fields, &shape.grid)?;
         let tail = fields.long()?.to_vec();
         fields.finish()?;
-        Ok(Self { pending, done, tree, pages, tail })
+        Ok(Self { pending, done, wipe, wipe_again: wipe_again == 1, tree, pages, tail })
     }
 }
 

@@ -16,6 +16,7 @@
 //! Nothing here waits or calls back: [`Forest::advance`] makes blocks until it lacks one or has enough under way; what
 //! is to be read and written is asked for, and what ended is told. Design, formats, costs: `docs/storage.md`.
 
+mod erasure;
 mod manifest;
 mod opening;
 mod work;
@@ -60,8 +61,8 @@ pub struct ForestShape {
     pub under_way: u32,
 }
 
-/// Blocks that one step of the work makes at most: of messages, a full and a last one of the index.
-const STEP_BLOCKS: usize = 3;
+/// Blocks that one step of the work makes at most: two of messages and two of the index, where something is erased.
+const STEP_BLOCKS: usize = 4;
 /// The forest's own table: of each room the first sequence that retention left.
 const CUTS: usize = 0;
 
@@ -123,6 +124,10 @@ pub struct Forest {
     /// A checkpoint is due, and its work has not begun.
     due: bool,
     work: Option<Work>,
+    /// The free block that is to be wiped next, or one before it; zero: none is.
+    wipe: u64,
+    /// Something was erased since the wipe began: another one follows.
+    wipe_again: bool,
 }
 
 /// Where retention cut rooms off.
@@ -146,6 +151,12 @@ struct Erasures {
 }
 
 impl Forest {
+    /// Whether blocks that may hold what was erased are still being wiped, or will be.
+    #[must_use]
+    pub fn is_wiping(&self) -> bool {
+        self.wipe != 0 || self.wipe_again
+    }
+
     /// An empty forest.
     ///
     /// # Panics
@@ -171,6 +182,8 @@ impl Forest {
             newest: None,
             due: false,
             work: None,
+            wipe: 0,
+            wipe_again: false,
             shape,
         }
     }
@@ -216,8 +229,8 @@ impl Forest {
         }
     }
 
-    /// From now on nobody is shown this message's content; from disks it goes with the next merge that comes by.
-    /// False: too many are pending. The message exists.
+    /// From now on nobody is shown this message's content; `forest/erasure.rs` says when it is gone from disks. False: too many
+    /// are pending. The message exists.
     pub fn erase(&mut self, key: Key) -> bool {
         let Erasures { pending, fresh, .. } = &mut self.erasures;
         let known = pending.len() + fresh.len();
@@ -292,8 +305,10 @@ impl Forest {
         assert!(self.due && self.work.is_none(), "a checkpoint is due");
         self.due = false;
         self.writer.begin(self.number);
+        self.begin_wipe();
         self.tree.plan(self.number, self.shape.fan_out as usize);
-        self.work = Some(Work::new(&self.tree, self.number));
+        let needed = self.blocks_needed(self.frozen.bytes() as u64);
+        self.work = Some(Work::new(&self.tree, self.number, needed));
     }
 
     /// Whether no checkpoint is due or under way.
@@ -368,9 +383,14 @@ impl Forest {
         let capacity = PageLog::capacity(&self.shape.grid, self.shape.page_bytes as usize) as u64;
         let pages = (self.pages.len() as u64).div_ceil(capacity) + 1;
         let blocks = with_index(brought) + merged + pages;
-        let manifest = self.manifest_size_max(blocks).div_ceil(body);
-        let free_set = FreeSet::encoded_max(self.shape.grid.blocks_max).div_ceil(body);
-        blocks + manifest + free_set + 1
+        blocks + self.trailer_max(blocks)
+    }
+
+    /// Blocks that manifest, free set and root take at most, after so many others were made.
+    fn trailer_max(&self, blocks: u64) -> u64 {
+        let body = self.shape.grid.body_max() as u64;
+        let free_set = FreeSet::encoded_max(self.shape.grid.blocks_max);
+        self.manifest_size_max(blocks).div_ceil(body) + free_set.div_ceil(body) + 1
     }
 
     /// Whether the next checkpoint is sure to find room when its interval brings so many bytes of records. A primary

@@ -149,6 +149,7 @@ impl Opening {
         (forest.tree, forest.tail) = (manifest.tree, manifest.tail);
         (forest.erasures.pending, forest.erasures.done) = (manifest.pending, manifest.done);
         (forest.number, forest.op) = (self.checkpoint.number, self.checkpoint.op);
+        (forest.wipe, forest.wipe_again) = (manifest.wipe, manifest.wipe_again);
         self.pages = manifest.pages;
         Ok(())
     }

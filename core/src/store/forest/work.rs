@@ -1,12 +1,14 @@
 //! The work of one checkpoint, step by step.
 //!
-//! The one law: **blocks are made in one order: run, merges by level, pages, manifest, free set, root.** Addresses
+//! The one law: **blocks are made in one order: erasures, run, merges by level, pages, wiped blocks,
+//! manifest, free set, root.** Addresses
 //! follow from that order. A step that lacks a block to read waits for it and nothing overtakes it.
 //!
 //! Readers see the runs of the checkpoint before until all blocks of the new ones are written (`Settle`).
 
 use alloc::vec::Vec;
 
+use super::erasure::{Erased, Erasing};
 use super::{Checkpoint, Forest, STEP_BLOCKS, manifest};
 use crate::store::grid::block::{BlockRef, Kind};
 use crate::store::history::Key;
@@ -38,6 +40,9 @@ pub enum Standing {
 pub(super) struct Work {
     stage: Stage,
     number: u64,
+    /// Blocks that it takes at most, without erasing and wiping.
+    pub(super) needed: u64,
+    pub(super) erasing: Erasing,
     /// The run of the interval.
     run: Builder,
     cursor: Cursor,
@@ -46,8 +51,9 @@ pub(super) struct Work {
     /// How far each level's job got.
     positions: Vec<Option<Key>>,
     dropped: u64,
-    /// Erasures that were done.
-    erased: Vec<Key>,
+    /// Erasures that were done, and blocks that were wiped.
+    pub(super) erased: Vec<Key>,
+    pub(super) wiped: u64,
     /// Bytes that are being cut into blocks, and how many of them were.
     stream: Vec<u8>,
     cut: usize,
@@ -58,11 +64,13 @@ pub(super) struct Work {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    Erase,
     Run,
     Merge {
         level: usize,
     },
     Pages,
+    Wipe,
     /// Waits until all of that is written.
     Settle,
     Manifest,
@@ -81,16 +89,19 @@ pub(super) fn sweep_pace(brought: u64) -> u64 {
 }
 
 impl Work {
-    pub(super) fn new(tree: &Tree, number: u64) -> Self {
+    pub(super) fn new(tree: &Tree, number: u64, needed: u64) -> Self {
         Self {
-            stage: Stage::Run,
+            stage: Stage::Erase,
             number,
+            needed,
+            erasing: Erasing::default(),
             run: Builder::default(),
             cursor: Cursor::default(),
             step: None,
             positions: tree.levels.iter().map(|_| None).collect(),
             dropped: 0,
             erased: Vec::new(),
+            wiped: 0,
             stream: Vec::new(),
             cut: 0,
             manifest: Vec::new(),
@@ -134,11 +145,15 @@ impl Forest {
             Stage::Merge { level } => Some((work.step.as_ref()?, self.tree.levels[level].job.as_ref()?)),
             _ => None,
         });
-        step.into_iter().flat_map(|(step, job)| step.wants(job))
+        let erasing = self.work.as_ref().and_then(|work| work.erasing.wants());
+        step.into_iter().flat_map(|(step, job)| step.wants(job)).chain(erasing)
     }
 
     /// A block that was wanted. Its digest was checked.
     pub fn give(&mut self, reference: &BlockRef, payload: &[u8]) -> Result<(), Malformed> {
+        if let Some(work) = &mut self.work {
+            work.erasing.give(reference, payload);
+        }
         if let Some(work) = &mut self.work
             && let Stage::Merge { level } = work.stage
             && let (Some(step), Some(job)) = (&mut work.step, &self.tree.levels[level].job)
@@ -165,10 +180,20 @@ impl Forest {
 
     fn step_of(&mut self, work: &mut Work) -> Result<Standing, WorkError> {
         match work.stage {
+            Stage::Erase => match self.erase_step(work)? {
+                Erased::Some => {}
+                Erased::All => work.stage = Stage::Run,
+                Erased::Waits => return Ok(Standing::Reads),
+            },
             Stage::Run => self.run_step(work)?,
             Stage::Merge { level } => return self.merge_step(work, level),
-            Stage::Pages if self.log.is_done() => work.stage = Stage::Settle,
+            Stage::Pages if self.log.is_done() => work.stage = Stage::Wipe,
             Stage::Pages => self.log.advance(&mut self.pages, &mut self.writer)?,
+            Stage::Wipe => {
+                if !self.wipe_step(work) {
+                    work.stage = Stage::Settle;
+                }
+            }
             Stage::Settle => self.settle(work),
             Stage::Manifest => {
                 if self.cut_stream(work, Kind::Manifest)? {

@@ -3,8 +3,8 @@
 //! The one law: **every byte that is used was covered by the digest that somebody else keeps.** Payloads are what the
 //! digest is of, so two replicas have equal blocks though their sectors are sealed each with its own salt.
 //!
-//! Only the sectors that a payload fills are written; what lies behind them is left from the block before and is
-//! never looked at, because the header says where the payload ends. Layout: `docs/formats.md`, "Block".
+//! A block is written whole, zeros behind its payload, so that nothing is left of the block that lay there before; only
+//! the sectors that the payload fills are looked at. Layout: `docs/formats.md`, "Block".
 
 use alloc::vec::Vec;
 
@@ -57,13 +57,15 @@ pub enum Kind {
     Records = 5,
     /// Pages of tables.
     Pages = 6,
+    /// Zeros, over a free block that held what was erased. No checkpoint names one.
+    Wiped = 7,
 }
 
 impl Kind {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Root, Self::Manifest, Self::FreeSet, Self::Index, Self::Records, Self::Pages]
-            .into_iter()
-            .find(|kind| *kind as u8 == code)
+        let kinds =
+            [Self::Root, Self::Manifest, Self::FreeSet, Self::Index, Self::Records, Self::Pages, Self::Wiped];
+        kinds.into_iter().find(|kind| *kind as u8 == code)
     }
 }
 
@@ -143,13 +145,7 @@ pub(crate) fn look<'a>(shape: &GridShape, address: u64, payload: &'a [u8]) -> Re
     if whole { Ok(Block { kind, checkpoint: header.checkpoint.get(), body }) } else { Err(Malformed) }
 }
 
-/// Bytes on disk that a payload of this size is written as.
-#[must_use]
-pub fn image_size(payload: usize) -> usize {
-    sectors_for(payload) * SECTOR
-}
-
-/// Seals a finished payload into `image`, [`image_size`] bytes that go to [`GridShape::offset_of`] its address.
+/// Seals a finished payload into `image`, a whole block that goes to [`GridShape::offset_of`] its address.
 pub fn seal(place: Place, shape: &GridShape, payload: &[u8], image: &mut [u8]) {
     let (header, _) = Header::read_from_prefix(payload).expect("a payload begins with a header");
     debug_assert_eq!(header.size.get() as usize, payload.len(), "it was finished");
@@ -247,17 +243,16 @@ mod tests {
     }
 
     fn sealed(payload: &[u8]) -> Vec<u8> {
-        let mut image = vec![0; image_size(payload.len())];
+        let mut image = vec![0; SHAPE.block_bytes()];
         seal(PLACE, &SHAPE, payload, &mut image);
         image
     }
 
     #[test]
-    fn what_was_sealed_opens_also_with_an_older_block_behind_it() {
+    fn what_was_sealed_opens_whatever_became_of_the_zeros_behind_it() {
         let (reference, payload) = made(5, &[3; 5000]);
         let mut image = sealed(&payload);
-        assert_eq!(image.len(), 2 * SECTOR, "only what is filled is written");
-        image.extend_from_slice(&[0xAA; SECTOR]);
+        image[2 * SECTOR..].fill(0xAA);
         let mut out = Vec::new();
         assert_eq!(open(PLACE, &SHAPE, &reference, &image, &mut out), Ok(()));
         assert_eq!(out, payload);
@@ -270,7 +265,8 @@ mod tests {
         let (reference, payload) = made(5, &[3; 4100]);
         let mut image = sealed(&payload);
         let mut out = Vec::new();
-        for bit in 0..image.len() * 8 {
+        // Two of its three sectors are filled.
+        for bit in 0..2 * SECTOR * 8 {
             image[bit / 8] ^= 1 << (bit % 8);
             assert!(open(PLACE, &SHAPE, &reference, &image, &mut out).is_err(), "bit {bit}");
             assert!(out.is_empty());

@@ -62,6 +62,13 @@ impl FreeSet {
         (1..=self.blocks_max).contains(&address) && self.used[word] & !self.released[word] & bit != 0
     }
 
+    /// Whether a block may be taken now.
+    #[must_use]
+    pub fn is_free(&self, address: u64) -> bool {
+        let (word, bit) = place(address);
+        (1..=self.blocks_max).contains(&address) && self.used[word] & bit == 0
+    }
+
     /// The highest address in use; zero: none.
     #[must_use]
     pub fn highest(&self) -> u64 {

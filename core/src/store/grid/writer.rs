@@ -14,8 +14,9 @@ use super::{GridFull, GridShape};
 pub struct Writer {
     pub shape: GridShape,
     pub free: FreeSet,
-    /// Number of the checkpoint that blocks are made for.
+    /// Number of the checkpoint that blocks are made for, and how many were.
     checkpoint: u64,
+    made: u64,
     under_way: Vec<UnderWay>,
     limit: usize,
     /// Buffers of blocks that are written.
@@ -27,9 +28,9 @@ pub struct Writer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// By [`Kind`] (its number less one): blocks.
-    pub blocks: [u64; 6],
-    /// By kind: bytes of whole sectors.
-    pub bytes: [u64; 6],
+    pub blocks: [u64; 7],
+    /// By kind: bytes of their payloads.
+    pub bytes: [u64; 7],
 }
 
 #[derive(Debug)]
@@ -44,13 +45,19 @@ impl Writer {
     #[must_use]
     pub fn new(shape: GridShape, free: FreeSet, limit: usize) -> Self {
         let (under_way, spare) = (Vec::with_capacity(limit), Vec::with_capacity(limit));
-        Self { shape, free, checkpoint: 0, under_way, limit, spare, counts: Counts::default() }
+        Self { shape, free, checkpoint: 0, made: 0, under_way, limit, spare, counts: Counts::default() }
     }
 
     /// Begins the work of a checkpoint: what the last one released is free.
     pub fn begin(&mut self, checkpoint: u64) {
-        self.checkpoint = checkpoint;
+        (self.checkpoint, self.made) = (checkpoint, 0);
         self.free.begin();
+    }
+
+    /// Blocks that were made for the checkpoint under way.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
     }
 
     #[must_use]
@@ -75,17 +82,31 @@ impl Writer {
     /// # Panics
     /// When too many are under way: the caller asks [`Self::has_room`] first.
     pub fn make(&mut self, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<BlockRef, GridFull> {
-        assert!(self.has_room(1), "blocks are made when there is room for them");
         let address = self.free.take()?;
+        Ok(self.make_at(address, kind, fill))
+    }
+
+    /// Writes zeros over a free block. It is free again when the next work begins.
+    pub fn wipe(&mut self, address: u64) {
+        let is_free = self.free.take_at(address);
+        assert!(is_free, "only what nobody needs is wiped");
+        let zeros = self.shape.body_max();
+        self.make_at(address, Kind::Wiped, |out| out.resize(out.len() + zeros, 0));
+        self.free.release(address);
+    }
+
+    fn make_at(&mut self, address: u64, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> BlockRef {
+        assert!(self.has_room(1), "blocks are made when there is room for them");
         let mut payload = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.shape.payload_max()));
         block::begin(kind, address, self.checkpoint, &mut payload);
         fill(&mut payload);
         let reference = block::finish(&self.shape, &mut payload);
         let at = kind as usize - 1;
+        self.made += 1;
         self.counts.blocks[at] += 1;
-        self.counts.bytes[at] += block::image_size(payload.len()) as u64;
+        self.counts.bytes[at] += payload.len() as u64;
         self.under_way.push(UnderWay { reference, payload, submitted: false });
-        Ok(reference)
+        reference
     }
 
     pub fn release(&mut self, reference: &BlockRef) {

@@ -7,6 +7,7 @@
 //! each room of a run. Layouts: `docs/formats.md`, "Run".
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::Key;
 use super::record::{RECORD_HEAD, Record};
@@ -161,11 +162,11 @@ impl Run {
         fields.finish()
     }
 
-    /// Appends entries as they lie in a block of the index. The last one ends before `until`.
-    fn encode_entries(&self, from: usize, until: Key, out: &mut Vec<u8>) {
-        for (at, entry) in self.entries.iter().enumerate().skip(from) {
-            let end = self.entries.get(at + 1).map_or(until, |next| next.first);
-            let starts = self.starts(entry.first)..self.starts(end);
+    /// Appends entries as they lie in a block of the index. The run's last one ends before `until`.
+    fn encode_entries(&self, entries: Range<usize>, until: Key, out: &mut Vec<u8>) {
+        for at in entries {
+            let entry = &self.entries[at];
+            let starts = self.starts_in(at, until);
             entry.reference.encode(out);
             out.extend_from_slice(&entry.first.room.to_le_bytes());
             out.extend_from_slice(&entry.first.seq.to_le_bytes());
@@ -177,6 +178,66 @@ impl Run {
                 out.extend_from_slice(&self.firsts[at].to_le_bytes());
             }
         }
+    }
+
+    /// The rooms that begin in a block.
+    fn starts_in(&self, at: usize, until: Key) -> Range<usize> {
+        let end = self.entries.get(at + 1).map_or(until, |next| next.first);
+        self.starts(self.entries[at].first)..self.starts(end)
+    }
+
+    /// Writes a block of this run anew, as one block or two with the same messages, and the block of the index that
+    /// names it: four blocks at most. False: it is none of this run's. `size`: bytes of the records that were in it.
+    pub fn replace(
+        &mut self,
+        old: &BlockRef,
+        size: usize,
+        bodies: &[Vec<u8>],
+        writer: &mut Writer,
+    ) -> Result<bool, GridFull> {
+        let Some(first) = Records::new(&bodies[0]).next().map(|record| record.key()) else {
+            return Ok(false);
+        };
+        let at = self.entries.partition_point(|entry| entry.first < first);
+        if self.entries.get(at).is_none_or(|entry| entry.reference != *old) {
+            return Ok(false);
+        }
+        let (mut group, mut start) = (0, 0);
+        while start + self.index[group].entries as usize <= at {
+            start += self.index[group].entries as usize;
+            group += 1;
+        }
+        let mut entries = Vec::new();
+        for body in bodies {
+            let reference = writer.make(Kind::Records, |out| out.extend_from_slice(body))?;
+            let records = Records::new(body).count() as u32;
+            let first = Records::new(body).next().expect("no body is empty");
+            entries.push(Entry { reference, first: first.key(), time: first.time, records });
+            self.totals.bytes += body.len() as u64;
+        }
+        self.totals.bytes -= size as u64;
+        writer.release(old);
+        writer.release(&self.index[group].reference);
+        let end = start + self.index[group].entries as usize + bodies.len() - 1;
+        self.entries.splice(at..=at, entries);
+        let mut index = Vec::new();
+        while start < end {
+            let mut sizes = (start..end).map(|at| ENTRY + START * self.starts_in(at, Key::END).len());
+            let mut room = writer.shape.body_max();
+            let fits = sizes.by_ref().take_while(|size| {
+                room.checked_sub(*size).is_some_and(|left| {
+                    room = left;
+                    true
+                })
+            });
+            let next = start + fits.count();
+            let reference =
+                writer.make(Kind::Index, |out| self.encode_entries(start..next, Key::END, out))?;
+            index.push(IndexRef { reference, entries: (next - start) as u32 });
+            start = next;
+        }
+        self.index.splice(group..=group, index);
+        Ok(true)
     }
 
     /// Rooms that begin before a key.
@@ -247,7 +308,7 @@ impl Builder {
         let open = run.index.last().map_or(0, |index| index.entries as usize);
         let written = open > 0;
         let mut tail = Vec::new();
-        run.encode_entries(run.entries.len().saturating_sub(open), Key::END, &mut tail);
+        run.encode_entries(run.entries.len() - open..run.entries.len(), Key::END, &mut tail);
         let room = run.rooms.last().copied();
         Self { run, open, open_bytes: tail.len(), written, room, ..Self::default() }
     }
@@ -320,7 +381,8 @@ impl Builder {
         }
         let from = self.run.entries.len() - self.open;
         let until = if self.records == 0 { Key::END } else { self.first };
-        let reference = writer.make(Kind::Index, |out| self.run.encode_entries(from, until, out))?;
+        let reference = writer
+            .make(Kind::Index, |out| self.run.encode_entries(from..self.run.entries.len(), until, out))?;
         self.run.index.push(IndexRef { reference, entries: self.open as u32 });
         (self.dirty, self.written) = (false, true);
         Ok(())

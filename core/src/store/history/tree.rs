@@ -57,6 +57,11 @@ impl Tree {
         })
     }
 
+    /// Runs that are being consumed, and how many of their blocks were.
+    pub fn inputs(&self) -> impl Iterator<Item = &Input> {
+        self.levels.iter().filter_map(|level| level.job.as_ref()).flat_map(|job| &job.inputs)
+    }
+
     /// Messages on disk.
     #[must_use]
     pub fn records(&self) -> u64 {
