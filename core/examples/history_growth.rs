@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tigerchat_core::store::forest::{Forest, ForestShape, Opening, Standing};
 use tigerchat_core::store::grid::GridShape;
@@ -41,8 +41,9 @@ struct Bench {
     disk: Disk,
     image: Vec<u8>,
     reads: u64,
-    longest_freeze: Duration,
-    longest_step: Duration,
+    /// Pauses that freezes and steps made since the last report, nanoseconds.
+    freezes: Vec<u64>,
+    steps: Vec<u64>,
 }
 
 fn main() {
@@ -75,18 +76,21 @@ fn main() {
             Disk::File(options.open(path).expect("the file can be made"))
         }
     };
-    let (image, zero) = (vec![0; shape.grid.block_bytes()], Duration::ZERO);
+    let image = vec![0; shape.grid.block_bytes()];
     let mut bench = Bench {
         forest: Forest::new(shape.clone()),
         shape,
         disk,
         image,
         reads: 0,
-        longest_freeze: zero,
-        longest_step: zero,
+        freezes: Vec::new(),
+        steps: Vec::new(),
     };
     println!(
-        "messages  kmsg/s  B/message  x payload  written x  pages x  merges x  runs  index MiB  cold page blocks mean/max  open ms  freeze ms  step ms"
+        "what is written is counted in payloads of 233 bytes; pauses are in ms: median, 99.9 %, longest"
+    );
+    println!(
+        "messages  kmsg/s  B/message  x payload | written: all records pages | runs index MiB | cold page: blocks mean max | open ms | freeze            | step"
     );
     bench.run(messages, rooms, interval);
 }
@@ -102,20 +106,20 @@ impl Bench {
                 said += 1;
                 self.say(said, &mut heads, &mut dice);
                 // The work is paced by ops: so much in one interval that it ends within it.
-                if said.is_multiple_of(64) && !self.forest.is_complete() {
-                    self.work(2);
+                if said.is_multiple_of(32) && !self.forest.is_complete() {
+                    self.work();
                 }
             }
             while !self.forest.is_complete() {
-                self.work(2);
+                self.work();
             }
             let begun = Instant::now();
             self.forest.freeze(said, &[0; 128]);
-            self.longest_freeze = self.longest_freeze.max(begun.elapsed());
             self.forest.begin();
+            self.freezes.push(begun.elapsed().as_nanos() as u64);
             if said >= next_report || said == messages {
                 while !self.forest.is_complete() {
-                    self.work(2);
+                    self.work();
                 }
                 let rate = (said - said_before) as f64 / since.elapsed().as_secs_f64() / 1000.0;
                 self.report(said, rate, &heads, &mut dice);
@@ -148,10 +152,10 @@ impl Bench {
         self.forest.slot_mut(1, said as u32 % KEYS)[..8].copy_from_slice(&said.to_le_bytes());
     }
 
-    fn work(&mut self, steps: u32) {
+    fn work(&mut self) {
         let begun = Instant::now();
-        let standing = self.forest.advance(steps).expect("there is room");
-        self.longest_step = self.longest_step.max(begun.elapsed());
+        let standing = self.forest.advance(1).expect("there is room");
+        self.steps.push(begun.elapsed().as_nanos() as u64);
         if standing == Standing::Reads {
             let wanted: Vec<BlockRef> = self.forest.wanted().copied().collect();
             for reference in wanted {
@@ -222,17 +226,17 @@ impl Bench {
         }
         let opened = opening.done().is_some();
         assert!(opened, "it opens");
+        let open = begun.elapsed().as_secs_f64() * 1000.0;
         println!(
-            "{said:>9} {rate:>6.0} {on_disk:>9.1} {:>10.2} {all:>10.2} {:>8.2} {:>9.2} {:>5} {:>9.1} {:>16.1} {max:>8} {:>9.0} {:>9.2} {:>8.2}",
+            "{said:>9} {rate:>6.0} {on_disk:>10.1} {:>9.2} {all:>14.2} {:>7.2} {:>6.2} {:>6} {:>9.1} {:>17.1} {max:>5} {open:>11.0}   {}   {}",
             on_disk / payload,
-            times(Kind::Pages),
             times(Kind::Records),
+            times(Kind::Pages),
             self.forest.tree().runs().count(),
             self.forest.index_memory() as f64 / f64::from(1 << 20),
             f64::from(sum) / 1000.0,
-            begun.elapsed().as_secs_f64() * 1000.0,
-            self.longest_freeze.as_secs_f64() * 1000.0,
-            self.longest_step.as_secs_f64() * 1000.0,
+            pauses(&mut self.freezes),
+            pauses(&mut self.steps),
         );
     }
 
@@ -249,6 +253,16 @@ impl Bench {
             reads += 1;
         }
     }
+}
+
+fn pauses(nanos: &mut Vec<u64>) -> String {
+    nanos.sort_unstable();
+    let at = |share: f64| {
+        nanos.get((nanos.len() as f64 * share) as usize).or(nanos.last()).map_or(0.0, |n| *n as f64 / 1e6)
+    };
+    let text = format!("{:.2} {:.2} {:.2}", at(0.5), at(0.999), at(1.0));
+    nanos.clear();
+    text
 }
 
 fn roll(dice: &mut u64, sides: u64) -> u64 {

@@ -53,6 +53,11 @@ pub(crate) enum Do {
         room: u32,
         back: u64,
     },
+    /// Erases the last so many messages of a room: more than one work goes after.
+    EraseMany {
+        room: u32,
+        count: u64,
+    },
     End,
 }
 
@@ -62,6 +67,7 @@ pub(crate) fn steps(count: usize) -> impl Strategy<Value = Vec<Do>> {
         4 => (0..SLOTS, any::<u8>()).prop_map(|(slot, value)| Do::Set { slot, value }),
         1 => (0..ROOMS, 0u64..30).prop_map(|(room, left)| Do::Cut { room, left }),
         1 => (0..ROOMS, 0u64..30).prop_map(|(room, back)| Do::Erase { room, back }),
+        1 => (0..ROOMS, 0u64..40).prop_map(|(room, count)| Do::EraseMany { room, count }),
         2 => Just(Do::End),
     ];
     prop::collection::vec(step, 0..count)
@@ -156,8 +162,10 @@ impl World {
                 assert_eq!(self.forest.first(room), *cut);
             }
             Do::Erase { room, back } => self.erase(room, back),
+            Do::EraseMany { room, count } => (0..count).for_each(|back| self.erase(room, back)),
             Do::End => {
                 self.finish()?;
+                self.name();
                 self.forest.freeze(self.model.op, &self.model.op.to_le_bytes());
                 self.frozen = self.model.clone();
             }
@@ -203,13 +211,13 @@ impl World {
         self.step(Do::End)?;
         self.forest.begin();
         self.finish()?;
+        self.name();
         Ok(self.forest.newest().expect("it was made"))
     }
 
     /// A part of the work, some reads, some writes.
     fn turn(&mut self) -> Result<(), PowerCut> {
         let steps = if self.is_busy { self.dice.roll(3) as u32 } else { 100 };
-        let before = self.forest.newest();
         self.forest.advance(steps).expect("there is room");
         while let Some((reference, payload)) = self.forest.writer().next_write() {
             self.writes_left = self.writes_left.checked_sub(1).ok_or(PowerCut)?;
@@ -229,7 +237,8 @@ impl World {
             }
         }
         self.read_wanted();
-        if self.forest.newest() != before {
+        // The superblock may take as long as it likes, until the next freeze waits for it.
+        if !self.is_busy || self.dice.roll(8) == 0 {
             self.name();
         }
         Ok(())
@@ -256,10 +265,15 @@ impl World {
         payload
     }
 
-    /// The superblock names the checkpoint that is complete.
+    /// The superblock names the checkpoint that is complete, unless it does already.
     fn name(&mut self) {
+        let Some(checkpoint) = self.forest.newest().filter(|newest| self.made.last() != Some(newest)) else {
+            return;
+        };
+        if !self.forest.is_complete() {
+            return;
+        }
         self.disk.flush();
-        let checkpoint = self.forest.newest().expect("it is complete");
         self.disk.protected = self.forest.references().map(|reference| reference.address).collect();
         self.made.push(checkpoint);
         self.durable = Some((checkpoint, self.frozen.clone()));
