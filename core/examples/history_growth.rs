@@ -66,6 +66,7 @@ fn main() {
             TableShape { slot_bytes: 132, slots: KEYS },
         ],
         erasures_max: 4096,
+        erasures_per_work: 16,
         under_way: 32,
     };
     let disk = match option("--file") {

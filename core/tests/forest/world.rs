@@ -28,6 +28,7 @@ pub(crate) fn shape() -> ForestShape {
         page_bytes: 120,
         tables: vec![TableShape { slot_bytes: 24, slots: SLOTS }, TableShape { slot_bytes: 100, slots: 9 }],
         erasures_max: 40,
+        erasures_per_work: 16,
         under_way: 6,
     }
 }

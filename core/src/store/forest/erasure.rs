@@ -1,8 +1,8 @@
 //! Getting rid of what was erased, within a bound.
 //!
-//! The one law: **when two checkpoints were completed after an erasure, no block that a checkpoint names holds the
-//! content, and soon after no block at all does.** Each work writes the blocks that hold it anew, without it. The work
-//! after that begins a *wipe*: zeros are written over every block that is free, because older copies of a message lie
+//! The one law: **the checkpoint of the interval in which a message was erased names no block that holds its content, and
+//! soon after no block at all does.** (When there are many, so many for each checkpoint.) Each work writes the blocks that
+//! hold it anew, without it. The work after that begins a *wipe*: zeros are written over every block that is free, because older copies of a message lie
 //! wherever merges left them. A wipe takes at most [`WIPE_SHARE`] checkpoints.
 //!
 //! Only the grid is spoken of here: the log, and what backups hold, have their own bounds.
@@ -18,8 +18,6 @@ use crate::store::history::record::Record;
 use crate::store::history::run::{Builder, Records};
 use crate::wire::entry::Digest;
 
-/// Erasures that one work goes after at most.
-pub(super) const ERASURES: usize = 16;
 /// A wipe does at least this part of the grid that is in use in each work,
 const WIPE_SHARE: u64 = 64;
 /// and at least so many blocks.
@@ -67,7 +65,11 @@ impl Forest {
         let erasing = &mut work.erasing;
         // It takes blocks before it frees any: where they are scarce, merges have to do.
         let affords = self.writer.free.free() >= work.needed + STEP_BLOCKS as u64;
-        let pending = self.erasures.pending.get(erasing.at).filter(|_| erasing.at < ERASURES && affords);
+        let pending = self
+            .erasures
+            .pending
+            .get(erasing.at)
+            .filter(|_| erasing.at < self.shape.erasures_per_work as usize && affords);
         let Some(key) = pending.copied() else { return Ok(Erased::All) };
         if !erasing.is_sought {
             erasing.is_sought = true;

@@ -57,6 +57,8 @@ pub struct ForestShape {
     pub tables: Vec<TableShape>,
     /// Erasures that may be pending.
     pub erasures_max: u32,
+    /// Erasures that one work goes after at most; zero: they are left to merges.
+    pub erasures_per_work: u32,
     /// Blocks that may be on their way to the disk at a time.
     pub under_way: u32,
 }

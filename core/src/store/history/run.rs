@@ -69,10 +69,10 @@ impl Run {
         self.rooms.binary_search(&room).ok().map(|at| self.firsts[at])
     }
 
-    /// The block that holds this key if the run does, among those that begin before `until`.
+    /// The block that holds this key if the run does.
     #[must_use]
-    pub fn find(&self, key: Key, until: Key) -> Option<&Entry> {
-        let at = self.entries.partition_point(|entry| entry.first <= key && entry.first < until);
+    pub fn find(&self, key: Key) -> Option<&Entry> {
+        let at = self.entries.partition_point(|entry| entry.first <= key);
         self.entries.get(at.checked_sub(1)?)
     }
 
@@ -85,7 +85,7 @@ impl Run {
         };
         let at = self.entries.partition_point(is_before);
         let last = at.checked_sub(1).and_then(|at| self.entries.get(at));
-        last.into_iter().chain(self.find(from, until)).max_by_key(|entry| entry.first)
+        last.into_iter().chain(self.find(from)).max_by_key(|entry| entry.first)
     }
 
     /// Bytes that the index takes in memory.
@@ -490,7 +490,7 @@ mod tests {
                 let records: Vec<_> = Records::new(block.body).map(|record| record.key()).collect();
                 prop_assert_eq!(records.len(), entry.records as usize);
                 for key in &records {
-                    prop_assert_eq!(run.find(*key, Key::END).map(|found| found.first), Some(entry.first));
+                    prop_assert_eq!(run.find(*key).map(|found| found.first), Some(entry.first));
                 }
                 found.extend(records);
             }

@@ -37,7 +37,7 @@ pub struct Level {
     pub job: Option<Job>,
 }
 
-/// A part of a room's history: in one run, from `first` on. Only blocks that begin before `until` may be looked at.
+/// A part of a room's history: in one run, from `first` on, before `until`.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     pub run: &'a Run,
@@ -121,7 +121,7 @@ impl Tree {
     #[must_use]
     pub fn find(&self, key: Key) -> Option<(&Entry, u64)> {
         let segment = self.holder(key)?;
-        segment.run.find(key, segment.until).map(|entry| (entry, segment.first))
+        segment.run.find(key).map(|entry| (entry, segment.first))
     }
 
     /// The block in which the room's first message since `time` must be sought when those before `from` do not count:
