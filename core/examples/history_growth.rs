@@ -68,6 +68,8 @@ fn main() {
         erasures_max: 4096,
         erasures_per_work: 16,
         under_way: 32,
+        interval_records: u32::try_from(interval).expect("--interval"),
+        interval_bytes: u32::try_from(interval * 240).expect("--interval"),
     };
     let disk = match option("--file") {
         None => Disk::Memory(BTreeMap::new()),

@@ -6,7 +6,7 @@ mod world;
 use proptest::prelude::*;
 use tigerchat_core::store::forest::{Checkpoint, Forest, ForestShape, Opening};
 use tigerchat_core::store::grid::GridShape;
-use tigerchat_core::store::grid::block::{self, BlockRef};
+use tigerchat_core::store::grid::block::{self, BlockRef, Kind};
 use tigerchat_core::store::history::reader::Direction;
 
 use self::world::{Do, ROOMS, World, open, shape, steps};
@@ -128,7 +128,13 @@ fn h38_metadata_that_lies_under_the_right_digests_ends_nobody() {
                 break;
             }
         }
-        opened += u32::from(opening.done().is_some());
+        let is_open = opening.done().is_some();
+        opened += u32::from(is_open);
+        let kind = payloads[which].1[4];
+        assert!(
+            !is_open || kind != Kind::Root as u8 && kind != Kind::FreeSet as u8,
+            "block {which}, byte {at}"
+        );
     }
     assert!((1..3000).contains(&opened), "{opened} opened: changed pages do, changed names do not");
 }
@@ -248,6 +254,11 @@ fn what_retention_cut_off_leaves_the_disk_though_nothing_is_merged() {
         (0..24).for_each(|say| world.step(Do::Say { room: say % ROOMS, size: 300 }).unwrap());
         world.checkpoint().unwrap();
     }
+    // Every level has one run or none now, and none of them will ever meet another.
+    for _ in 0..200 {
+        world.checkpoint().unwrap();
+    }
+    assert!(world.forest.tree().levels.iter().all(|level| level.runs.len() <= 1 && level.job.is_none()));
     let before = world.forest.references().count();
     (0..ROOMS).for_each(|room| world.step(Do::Cut { room, left: 2 }).unwrap());
     for _ in 0..100 {
@@ -382,6 +393,45 @@ fn what_is_erased_is_gone_from_the_disk_within_a_bound() {
         world.check_reads(20);
     }
     assert!(copies >= 6, "some of them lay in two places");
+}
+
+/// A merge has handled a part of a block: what is erased there lies in its output too, or will.
+#[test]
+fn a_message_that_lies_in_two_places_is_erased_in_both_and_shown_from_neither() {
+    for erasures_per_work in [0, 16] {
+        let shape = ForestShape { erasures_per_work, ..shape() };
+        let (mut world, mut erased) = (World::new(shape, 3, 8, false), 0);
+        for _ in 0..60 {
+            (0..40).for_each(|say| world.step(Do::Say { room: say % 3, size: 600 }).unwrap());
+            let mut keys = Vec::new();
+            for job in world.forest.tree().levels.iter().filter_map(|level| level.job.as_ref()) {
+                for input in &job.inputs {
+                    let Some(entry) = input.run.entries.get(input.consumed) else { continue };
+                    let (key, at) = (entry.first, job.position);
+                    // Before the position, or what the next step will handle.
+                    keys.extend((key < at && erasures_per_work > 0).then_some((key.room, key.seq)));
+                    let next =
+                        (key < at && at.room < ROOMS && erasures_per_work == 0).then_some((at.room, at.seq));
+                    keys.extend(next.filter(|(room, seq)| *seq < world.model.head(*room)));
+                }
+            }
+            for (room, seq) in &keys {
+                world.step(Do::Erase { room: *room, back: world.model.head(*room) - seq }).unwrap();
+            }
+            erased += keys.len();
+            world.checkpoint().unwrap();
+            for room in 0..3 {
+                world.check_page(room, u64::MAX, Direction::Down, u32::MAX);
+            }
+            let payloads: Vec<Vec<u8>> =
+                world.forest.references().map(|reference| world.disk.read(reference).unwrap()).collect();
+            for (room, seq) in keys.iter().filter(|_| erasures_per_work > 0) {
+                let needle = format!("<{room}.{seq}>");
+                assert!(!payloads.iter().any(|payload| contains(payload, needle.as_bytes())), "{needle}");
+            }
+        }
+        assert!(erased > 40, "{erased} were erased");
+    }
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {

@@ -30,6 +30,8 @@ pub(crate) fn shape() -> ForestShape {
         erasures_max: 40,
         erasures_per_work: 16,
         under_way: 6,
+        interval_records: 100,
+        interval_bytes: 20_000,
     }
 }
 
@@ -311,6 +313,13 @@ impl World {
         assert!(self.forest.free_set().referenced().eq(named), "named and not free are the same");
         for reference in self.forest.references() {
             self.disk.read(reference).expect("what is referenced is whole");
+        }
+        // Runs of higher levels, and earlier ones of a level, are older, in every room.
+        for room in 0..ROOMS {
+            let levels = self.forest.tree().levels.iter().rev();
+            let firsts: Vec<u64> =
+                levels.flat_map(|level| &level.runs).filter_map(|run| run.first_of(room)).collect();
+            assert!(firsts.is_sorted_by(|one, next| one < next), "room {room}: {firsts:?}");
         }
     }
 

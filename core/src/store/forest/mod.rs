@@ -61,6 +61,9 @@ pub struct ForestShape {
     pub erasures_per_work: u32,
     /// Blocks that may be on their way to the disk at a time.
     pub under_way: u32,
+    /// What an interval brings, and bytes of it: so much memory is set aside, twice. One that brings more takes more.
+    pub interval_records: u32,
+    pub interval_bytes: u32,
 }
 
 /// Blocks that one step of the work makes at most: two of messages and two of the index, where something is erased.
@@ -168,11 +171,13 @@ impl Forest {
         assert!(shape.is_sane(), "a shape is checked where it comes from: {shape:?}");
         let pages = Pages::new(shape.page_bytes as usize, &shape.all_tables());
         let free = FreeSet::new(shape.grid.blocks_max);
+        let (records, bytes) = (shape.interval_records as usize, shape.interval_bytes as usize);
+        let memtable = || Memtable::new(shape.rooms, records, bytes);
         Self {
             writer: Writer::new(shape.grid, free, shape.under_way as usize),
             tree: Tree::default(),
-            active: Memtable::new(shape.rooms, 0, 0),
-            frozen: Memtable::new(shape.rooms, 0, 0),
+            active: memtable(),
+            frozen: memtable(),
             log: PageLog::new(&shape.grid, &pages),
             pages,
             cuts: Cuts { first: vec![1; shape.rooms as usize], moved: Vec::new() },
@@ -277,13 +282,16 @@ impl Forest {
     }
 
     fn apply_cuts(&mut self) {
-        for room in core::mem::take(&mut self.cuts.moved) {
+        let moved = core::mem::take(&mut self.cuts.moved);
+        for room in moved.iter().copied() {
             let (before, first) = (self.cuts.first[room as usize], self.first(room));
             self.cuts.first[room as usize] = first;
             // The message before the cut stays as its anchor, in the place of the anchor before.
             self.tree.dead += first.max(2) - before.max(2);
             self.tree.cut = self.number;
         }
+        self.cuts.moved = moved;
+        self.cuts.moved.clear();
     }
 
     fn apply_erasures(&mut self) {
