@@ -160,7 +160,9 @@ impl Forest {
     /// Writes zeros over the next free block; false: enough for this work.
     pub(super) fn wipe_step(&mut self, work: &mut Work) -> bool {
         let free = &self.writer.free;
-        let (end, left) = (free.highest(), free.free().saturating_sub(self.trailer_max(self.writer.made())));
+        // Not only up to the highest in use: a file that shrank inside has old copies beyond.
+        let end = self.high_water.max(free.highest());
+        let left = free.free().saturating_sub(self.trailer_max(self.writer.made()));
         if self.wipe == 0 || left == 0 || work.wiped >= (end / WIPE_SHARE).max(WIPE_LEAST) {
             return false;
         }

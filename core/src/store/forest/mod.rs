@@ -133,6 +133,8 @@ pub struct Forest {
     wipe: u64,
     /// Something was erased since the wipe began: another one follows.
     wipe_again: bool,
+    /// The highest block that ever held anything.
+    high_water: u64,
 }
 
 /// Where retention cut rooms off.
@@ -191,6 +193,7 @@ impl Forest {
             work: None,
             wipe: 0,
             wipe_again: false,
+            high_water: 0,
             shape,
         }
     }

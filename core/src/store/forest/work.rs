@@ -292,6 +292,7 @@ impl Forest {
         for reference in self.trailer.drain(..) {
             self.writer.release(&reference);
         }
+        self.high_water = self.high_water.max(self.writer.free.highest());
         work.stream.clear();
         self.encode_manifest(&mut work.stream);
         work.manifest_size = work.stream.len() as u64;
