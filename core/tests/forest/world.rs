@@ -212,6 +212,11 @@ impl World {
     /// Ends the interval and works until its checkpoint is durable.
     pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint, PowerCut> {
         self.step(Do::End)?;
+        self.complete()
+    }
+
+    /// Works until the checkpoint that is due is durable.
+    pub(crate) fn complete(&mut self) -> Result<Checkpoint, PowerCut> {
         self.forest.begin();
         self.finish()?;
         self.name();
