@@ -4,7 +4,11 @@
 //! The one law: **no byte that was read is trusted without its digest**, and what can't be trusted is told apart
 //! into *never written*, *torn* (never acknowledged) and *corrupt* (may have been acknowledged).
 
+pub mod forest;
+pub mod grid;
+pub mod history;
 pub mod layout;
+pub mod pages;
 pub mod sector;
 pub mod slot;
 pub mod superblock;

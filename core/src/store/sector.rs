@@ -15,12 +15,14 @@ pub enum Zone {
     Superblock = 1,
     Wal = 2,
     Checkpoint = 3,
+    Grid = 4,
 }
 
 /// Which write a sector belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
-    /// Of an entry its op and view; of a superblock its sequence and copy; of a checkpoint its op and zero.
+    /// Of an entry its op and view; of a superblock its sequence and copy; of a checkpoint its op and zero; of a
+    /// block of the grid its checkpoint's number and its address.
     pub op: u64,
     pub view: u64,
     /// Up to here the writer's log was durable when it wrote this entry: what a later look does not find of that
