@@ -45,6 +45,8 @@ pub struct Plan {
     pub clocks: Ppm,
     /// Connections of users break.
     pub connections: Ppm,
+    /// Primaries are cut off until their successor falls.
+    pub depositions: Ppm,
     /// Operators move the lead.
     pub hand_overs: Ppm,
     pub hostile: Ppm,
@@ -72,7 +74,8 @@ impl Plan {
         outsider: 250_000,
         clocks: 300_000,
         connections: 500_000,
-        hand_overs: 300_000,
+        depositions: 600_000,
+        hand_overs: 450_000,
         hostile: 300_000,
         broken: 300_000,
         members: 250_000,
@@ -94,6 +97,7 @@ impl Plan {
         outsider: 0,
         clocks: 0,
         connections: 0,
+        depositions: 0,
         hand_overs: 0,
         hostile: 0,
         broken: 0,
@@ -121,6 +125,7 @@ impl Plan {
         name: "liveness",
         frames: ALWAYS,
         partitions: ALWAYS,
+        depositions: ALWAYS,
         links: ALWAYS,
         pauses: ALWAYS,
         broken: ALWAYS,
@@ -135,6 +140,7 @@ impl Plan {
         links: 700_000,
         pauses: 500_000,
         outsider: 500_000,
+        depositions: ALWAYS,
         hand_overs: 300_000,
         ..Self::CALM
     };
@@ -172,7 +178,7 @@ impl Plan {
         let crashes = random.chance(self.crashes).then(|| Crashes::draw(&mut random, power));
         let ambushes = random.chance(self.crashes / 2).then(|| ms(300..=1_500, &mut random));
         let aims = if random.chance(self.aims) { aim::draw(seed, &mut random) } else { Vec::new() };
-        let depositions = random.chance(self.partitions).then(|| ms(300..=1_500, &mut random));
+        let depositions = random.chance(self.depositions).then(|| ms(300..=1_500, &mut random));
         let slow_disk = random.chance(self.disks).then(|| SlowDisk::draw(&mut random, shape.replicas));
         let damage = random.chance(self.damage).then(|| Damage::draw(&mut random, &shape));
         let disk_errors = random.chance(self.disks).then(|| DiskErrors::draw(&mut random));
@@ -189,7 +195,7 @@ impl Plan {
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
-            faulty_for: ms(1_200..=3_600, &mut random),
+            faulty_for: ms(1_000..=3_000, &mut random),
             shape,
             frames,
             partitions,
@@ -370,7 +376,7 @@ impl Shape {
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),
             sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
-            messages: *random.pick(&[100, 200, 200, 1_024]),
+            messages: *random.pick(&[100, 100, 200, 1_024]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
         }
     }
@@ -566,10 +572,10 @@ impl Work {
         Self {
             users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(525..=570)).expect("small"),
+            operations: u32::try_from(random.within(520..=560)).expect("small"),
             think: ms(2..=25, random),
             burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
-            again: u32::try_from(random.within(0..=100_000)).expect("below a million"),
+            again: u32::try_from(random.within(0..=70_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,
         }
