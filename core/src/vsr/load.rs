@@ -24,7 +24,7 @@ impl<M: Machine> Replica<M> {
     #[must_use]
     pub fn loads(&self) -> [Load; LOADS] {
         let sessions = usize::from(self.config.sessions);
-        let requests = sessions * usize::from(self.config.window);
+        let requests = self.requests_max();
         let (followers, pieces) = self.feed.holds();
         let (asked, slots, blocks) = self.repair.holds();
         let load = |what, holds, limit| Load { what, holds, limit };
