@@ -20,6 +20,11 @@ pub struct Load {
 pub const LOADS: usize = 12;
 
 impl<M: Machine> Replica<M> {
+    /// Requests that may wait and be in flight, together: the windows of all sessions.
+    pub(super) fn requests_max(&self) -> usize {
+        usize::from(self.config.sessions) * usize::from(self.config.window)
+    }
+
     /// All queues and tables that grow with what comes in, always in the same order.
     #[must_use]
     pub fn loads(&self) -> [Load; LOADS] {

@@ -113,11 +113,6 @@ impl<M: Machine> Replica<M> {
         self.queued_bytes = self.queue.iter().map(Pending::size).sum();
     }
 
-    /// Requests that may wait and be in flight, together: the windows of all sessions.
-    pub(super) fn requests_max(&self) -> usize {
-        usize::from(self.config.sessions) * usize::from(self.config.window)
-    }
-
     /// A session that is evicted may leave requests behind in flight, beside which there is no room for all of its
     /// successor's: what finds none is sent again.
     pub(super) fn enqueue(&mut self, pending: Pending) {
