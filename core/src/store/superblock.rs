@@ -17,6 +17,8 @@ use core::fmt;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::forest::Checkpoint;
+use super::grid::block::{BLOCK_REF, BlockRef};
 use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE};
 use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
@@ -29,7 +31,7 @@ use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
 
 const MAGIC: &[u8; 16] = b"TigerChat\0shard\0";
 /// The format of data files that this release writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 const COPY: usize = SUPERBLOCK_COPY_SECTORS * SECTOR;
 const COPY_PAYLOAD: usize = SUPERBLOCK_COPY_SECTORS * PAYLOAD;
 
@@ -53,16 +55,17 @@ pub struct ShardConfig {
 /// Where a checkpoint lies and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointRef {
-    /// Header of the last entry that it holds. Kept here too, so that a replica whose image is damaged still knows
-    /// where its log goes on.
+    /// Header of the last entry that it holds. Kept here too, so that a replica whose checkpoint is damaged still
+    /// knows where its log goes on.
     pub header: EntryHeader,
-    /// SHA-256 of the image.
-    pub digest: Digest,
-    /// Bytes of the image; zero for the state at op 0, which needs none.
-    pub size: u64,
-    /// 0 or 1.
-    pub copy: u32,
+    /// 1, 2, 3, ...; zero for the state at op 0, which needs no blocks.
+    pub number: u64,
+    /// The block that names all others.
+    pub root: BlockRef,
 }
+
+/// Bytes of an encoded [`CheckpointRef`].
+pub const CHECKPOINT_REF: usize = ENTRY_HEADER + 8 + BLOCK_REF;
 
 impl CheckpointRef {
     /// The last op that it holds.
@@ -70,7 +73,32 @@ impl CheckpointRef {
     pub fn op(&self) -> u64 {
         self.header.op.get()
     }
+
+    /// As a forest is opened from it; none for the state at op 0.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        (self.number > 0).then(|| Checkpoint { number: self.number, op: self.op(), root: self.root })
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.header.as_bytes());
+        out.extend_from_slice(&self.number.to_le_bytes());
+        self.root.encode(out);
+    }
+
+    /// Refuses what can be no checkpoint of this layout.
+    pub fn decode(reader: &mut Reader<'_>, layout: &Layout) -> Result<Self, Malformed> {
+        let header = EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).map_err(|_| Malformed)?;
+        let number = reader.u64()?;
+        let root = BlockRef { address: reader.u64()?, digest: Digest(reader.array()?) };
+        let holds = if number == 0 { root == NO_BLOCK } else { layout.grid().holds(root.address) };
+        let fits = header.op.get() == number.checked_mul(layout.interval()).ok_or(Malformed)?;
+        if holds && fits { Ok(Self { header, number, root }) } else { Err(Malformed) }
+    }
 }
+
+/// The root of the state at op 0.
+const NO_BLOCK: BlockRef = BlockRef { address: 0, digest: Digest::ZERO };
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +121,8 @@ pub struct Superblock {
     /// Up to here the log was durable at this replica: what is not found of it was lost by the disk (H32).
     pub witness: u64,
     pub checkpoint: CheckpointRef,
+    /// A state transfer is under way: blocks of our checkpoint are being overwritten, and are worth nothing.
+    pub transferring: bool,
     /// The newest headers of the log as `log_view` began here, descending by op; the first is that log's head.
     pub suffix: Vec<EntryHeader>,
 }
@@ -136,7 +166,13 @@ impl core::error::Error for OpenError {}
 impl ShardConfig {
     fn encode(&self, out: &mut Vec<u8>) {
         let layout = &self.layout;
-        let fields = [layout.wal_slots, layout.slot_sectors, layout.checkpoint_sectors];
+        let fields = [
+            layout.wal_slots,
+            layout.slot_sectors,
+            layout.block_sectors,
+            layout.blocks_max,
+            layout.grid_step,
+        ];
         out.extend_from_slice(&self.cluster.0.to_le_bytes());
         out.extend_from_slice(&self.shard.0.to_le_bytes());
         out.extend_from_slice(&self.replica.0.to_le_bytes());
@@ -153,8 +189,13 @@ impl ShardConfig {
         let layout = Layout {
             wal_slots: reader.u32()?,
             slot_sectors: reader.u32()?,
-            checkpoint_sectors: reader.u32()?,
+            block_sectors: reader.u32()?,
+            blocks_max: reader.u32()?,
+            grid_step: reader.u32()?,
         };
+        if !layout.is_sane() {
+            return Err(Malformed);
+        }
         let limits = Limits::decode(&reader.array()?)?;
         Ok(Self { cluster, shard, replica, pipeline, sessions, window, layout, limits })
     }
@@ -184,7 +225,7 @@ impl Superblock {
     #[must_use]
     pub fn format(config: ShardConfig, members: Members) -> Self {
         let root = config.root();
-        let checkpoint = CheckpointRef { header: root, digest: Digest::ZERO, size: 0, copy: 1 };
+        let checkpoint = CheckpointRef { header: root, number: 0, root: NO_BLOCK };
         let (view, log_view, incarnation, sequence) = (0, 0, 0, 1);
         let suffix = vec![root];
         Self {
@@ -199,6 +240,7 @@ impl Superblock {
             commit: 0,
             witness: 0,
             checkpoint,
+            transferring: false,
             suffix,
         }
     }
@@ -258,10 +300,8 @@ impl Superblock {
         }
         out.extend_from_slice(&self.lineage.to_le_bytes());
         out.extend_from_slice(&self.parent.0);
-        out.extend_from_slice(self.checkpoint.header.as_bytes());
-        out.extend_from_slice(&self.checkpoint.size.to_le_bytes());
-        out.extend_from_slice(&self.checkpoint.copy.to_le_bytes());
-        out.extend_from_slice(&self.checkpoint.digest.0);
+        self.checkpoint.encode(&mut out);
+        out.extend_from_slice(&u32::from(self.transferring).to_le_bytes());
         self.members.encode(&mut out);
         let headers = u32::try_from(self.suffix.len()).expect("bounded above");
         out.extend_from_slice(&headers.to_le_bytes());
@@ -280,13 +320,11 @@ impl Superblock {
         let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (lineage, parent) = (reader.u32()?, Digest(reader.array()?));
-        let header = EntryHeader::read_from_bytes(reader.take(ENTRY_HEADER)?).map_err(|_| Malformed)?;
-        let (size, copy) = (reader.u64()?, reader.u32()?);
-        let checkpoint = CheckpointRef { header, size, copy, digest: Digest(reader.array()?) };
+        let checkpoint = CheckpointRef::decode(&mut reader, &config.layout)?;
+        let transferring = reader.u32()?;
         let members = Members::decode(&mut reader)?;
         let headers = reader.u32()? as usize;
-        let fits = size <= config.layout.checkpoint_max() as u64;
-        if !(1..=SUFFIX_MAX).contains(&headers) || copy > 1 || log_view > view || !fits {
+        if !(1..=SUFFIX_MAX).contains(&headers) || transferring > 1 || log_view > view {
             return Err(Malformed);
         }
         let suffix = (0..headers)
@@ -306,6 +344,7 @@ impl Superblock {
             commit,
             witness,
             checkpoint,
+            transferring: transferring == 1,
             suffix,
         };
         if superblock.release() == release { Ok(superblock) } else { Err(Malformed) }
@@ -390,7 +429,8 @@ mod tests {
     use super::*;
 
     fn superblock(sequence: u64) -> Superblock {
-        let layout = Layout { wal_slots: 32, slot_sectors: 2, checkpoint_sectors: 64 };
+        let layout =
+            Layout { wal_slots: 32, slot_sectors: 2, block_sectors: 2, blocks_max: 64, grid_step: 8 };
         let config = ShardConfig {
             cluster: ClusterId(0xC1),
             shard: ShardId(2),

@@ -2,6 +2,9 @@
 
 use alloc::vec::Vec;
 
+use crate::store::forest::Forest;
+use crate::store::grid::block::BlockRef;
+use crate::store::history::reader::Blocks;
 use crate::wire::codec::{Malformed, Put};
 
 /// Where in the order a command stands.
@@ -36,21 +39,46 @@ pub trait Machine {
     /// A session ended (lease ran out, or evicted): drop what it held. Returns how many indexes it used.
     fn session_closed(&mut self, at: At, session: u64, feed: &mut Vec<u8>) -> u32;
 
-    /// Answers a read from what is committed. Never fails: trouble is an answer with an error.
-    fn query(&self, query: &[u8], answer: &mut dyn PutAnswer);
+    /// Answers a read from what is committed. Trouble with the query is an answer with an error. What is not in memory
+    /// comes from `blocks`; when one is missing, what was put into the answer is to be thrown away, and the same query
+    /// asked again once the block is there.
+    fn query(
+        &self,
+        query: &[u8],
+        blocks: &mut dyn Blocks,
+        answer: &mut dyn PutAnswer,
+    ) -> Result<(), Unanswered>;
 
-    /// The whole state as deterministic bytes: equal states give equal bytes, on every replica, whatever the
-    /// way by which they got there (also across `decode`).
+    /// The state as it is checkpointed: **all of it is in there**, so that a forest which was opened from a checkpoint
+    /// makes the machine what it was.
+    fn forest(&self) -> &Forest;
+
+    fn forest_mut(&mut self) -> &mut Forest;
+
+    /// Replaces the state by what a checkpoint holds. On error the state is unspecified and the caller discards it.
+    fn restore(&mut self, forest: Forest) -> Result<(), Malformed>;
+
+    /// The tables as bytes, for comparisons: equal states give equal bytes, on every replica, whatever the way by which
+    /// they got there. (Chain values in them cover history.)
     fn encode(&self, out: &mut Vec<u8>);
-
-    /// Replaces the state. On error the state is unspecified and the caller discards it.
-    fn decode(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
 
     /// Whether commands are well-formed: a primary refuses what is not before it enters the log.
     fn check(&self, commands: &[u8]) -> bool;
+}
 
-    /// Room for the largest state that [`Machine::encode`] can make, in bytes.
-    fn encoded_max(&self) -> usize;
+/// Why a query has no answer yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// This block is needed.
+    Needs(BlockRef),
+    /// A block is what its name says and not what the index says: our own bug, on some replica.
+    Malformed,
+}
+
+impl From<Malformed> for Unanswered {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 /// Where an answer is written: bounded, so that a page ends where the frame ends.

@@ -79,8 +79,8 @@ impl ForestShape {
         let slots = self.tables.iter().map(|table| table.slot_bytes).chain([8]);
         (1..=1 << 24).contains(&self.rooms)
             && (2..=64).contains(&self.fan_out)
-            // Blocks are then at least three quarters full.
-            && self.record_max as usize <= body / 4
+            // Blocks are then at least two thirds full.
+            && self.record_max as usize <= body / 3
             && self.tables.len() <= 64
             && self.tables.iter().all(|table| table.slot_bytes > 0 && table.slots <= 1 << 28)
             && slots.max().is_some_and(|slot| slot <= self.page_bytes)
