@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::store::forest::WorkError;
 use crate::pool::{Draft, Message};
 use crate::types::{Address, ConnectionId, Now, ShardId};
 use crate::vsr::membership::Members;
@@ -68,10 +69,22 @@ pub enum Fatal {
     SuperblockLost,
     /// The checkpoint that the superblock names can't be read, and there is no peer to repair it from.
     CheckpointLost,
+    /// A checkpoint does not fit the grid: what does not fit is refused before it is in the log, so this is our own bug.
+    GridFull,
     /// It is no member of its shard any more.
     Removed,
     /// The log has ops of a release that this binary does not run.
     Release(WrongRelease),
+}
+
+impl Fatal {
+    /// Why the work of a checkpoint can't go on.
+    pub(crate) fn of_work(why: WorkError) -> Self {
+        match why {
+            WorkError::Full => Self::GridFull,
+            WorkError::Malformed => Self::CheckpointLost,
+        }
+    }
 }
 
 impl fmt::Display for Fatal {
@@ -80,6 +93,7 @@ impl fmt::Display for Fatal {
             Self::FsyncFailed => "a flush failed, and what was written last is unknown: start it again",
             Self::SuperblockLost => "the superblock can't be read or written",
             Self::CheckpointLost => "its checkpoint can't be read, and no peer has another",
+            Self::GridFull => "its checkpoint does not fit the grid",
             Self::Removed => "it is no member of its shard any more",
             Self::Release(wrong) => return wrong.fmt(f),
         };

@@ -1,297 +1,252 @@
-//! Checkpoints of the whole state: made at fixed ops, written beside the running log, two copies in turn.
+//! Checkpoints: made of the forest at fixed ops, written beside the running log, and named by the superblock.
 //!
 //! The one law: **the log below a checkpoint may be overwritten only when the superblock that names the checkpoint
 //! is durable** (H36, H37): `journal.base` moves then and not before. All replicas make the checkpoint of an op
-//! from the same bytes (I12).
+//! of the same blocks at the same addresses (I12, I34).
 //!
-//! Image: header of the op's entry (128), length of the sessions (u64), sessions, length of the
-//! members (u32), members as the log says last (none: those of format), state of the machine.
+//! ```text
+//!  op C(k) executed ─ due ─ op C(k)+1 about to be executed ─ freeze, begin ─ Working ─ all blocks written ─ Flushing
+//!                                                            (the next due one waits)       │
+//!                                          journal.base = C(k) ─ superblock durable ─ Naming ┘
+//! ```
+//!
+//! What a replica knows beside the machine (header of the op, sessions, members) is the tail of the forest's manifest:
+//! `docs/formats.md`, "Tail of a checkpoint".
 
 use alloc::vec::Vec;
 
-use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Replica, Status};
 use super::tokens::Waits;
-use crate::io::{DiskOp, Effects};
-use crate::store::layout::{PAYLOAD, SECTOR};
-use crate::store::sector::{self, Stamp, Zone};
+use crate::io::{DiskOp, Effect, Effects, Fatal};
+use crate::store::forest::{Forest, Standing};
+use crate::store::grid::block::{self, BlockRef};
+use crate::store::sector::Zone;
 use crate::store::superblock::CheckpointRef;
 use crate::wire::codec::{Malformed, Reader};
-use crate::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
+use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
 
-/// Parts of a checkpoint that are written at a time.
-const IN_FLIGHT: u32 = 4;
+/// Steps of the work in a turn, each of which makes a block or two: what a commit may have to wait for.
+const STEPS: u32 = 2;
+/// The same when commits wait for the work in any case.
+const STEPS_AWAITED: u32 = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Checkpointing {
-    /// The state as it is now must be checkpointed before anything else is executed.
-    due: Option<u64>,
-    image: Option<Image>,
-    /// The buffer of the last image, for the next one.
-    spare: Vec<u8>,
+    /// The state as it is now must be frozen before anything else is executed.
+    due: bool,
+    stage: Stage,
+    /// Offline nothing is made: the disk takes no writes.
+    suspended: bool,
+    tail: Vec<u8>,
+    /// Blocks that the forest wants, while they are looked for.
+    wanted: Vec<BlockRef>,
 }
 
-/// A checkpoint on its way to the disk.
-#[derive(Debug)]
-struct Image {
-    op: u64,
-    copy: u32,
-    bytes: Vec<u8>,
-    /// Bytes of the whole: one that comes from a peer grows to it.
-    size: u64,
-    /// What a peer's must turn out to be: the first half of its digest.
-    promised: Option<u128>,
-    /// Parts at the front that lie on the disk already, from a transfer that a crash ended.
-    kept: u32,
-    /// Nobody wants it any more; its last writes have to end before another may begin.
-    abandoned: bool,
-    /// Parts submitted, parts that are not durable yet.
-    submitted: u32,
-    in_flight: u32,
-    failed: bool,
-    hash: Sha256,
-    /// All parts are durable and a superblock that names it so was asked for.
-    named: Option<CheckpointRef>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Blocks of the checkpoint of this entry are made and written.
+    Working { header: EntryHeader },
+    /// All are written: they become durable.
+    Flushing { checkpoint: CheckpointRef },
+    /// All are durable, and a superblock that names the checkpoint was asked for.
+    Naming { checkpoint: CheckpointRef },
 }
 
 impl<M: Machine> Replica<M> {
-    /// Ops between checkpoints: half the log, so that the other half is there while a checkpoint is written.
-    pub(super) fn checkpoint_interval(&self) -> u64 {
-        (self.journal.slots() / 2).max(1)
-    }
-
-    /// Bytes of a checkpoint that one disk operation carries.
-    pub(super) fn chunk_bytes(&self) -> usize {
-        self.config.layout.slot_sectors as usize * PAYLOAD
-    }
-
     pub(super) fn checkpoint_due(&mut self, op: u64) {
-        if op.is_multiple_of(self.checkpoint_interval()) {
-            self.checkpointing.due = Some(op);
-        }
+        self.checkpointing.due |= op.is_multiple_of(self.config.layout.interval());
     }
 
-    /// Takes the image that is due, unless one is still being written; says whether execution may go on.
-    pub(super) fn checkpoint_allows(&mut self, effects: &mut Effects) -> bool {
+    /// Freezes the state that is due, unless the one before is still being written; says whether execution may go on.
+    pub(super) fn checkpoint_allows(&mut self) -> bool {
         if self.state_lost {
             return false;
         }
-        let Some(op) = self.checkpointing.due else { return true };
-        if self.checkpointing.image.is_some() || self.sync.is_some() {
+        if !self.checkpointing.due || self.checkpointing.suspended {
+            return true;
+        }
+        if self.is_checkpointing() || self.sync.is_some() || self.blocks.is_repairing() {
             self.mark(Mark::CheckpointAwaited);
             return false;
         }
-        self.checkpointing.due = None;
-        let mut bytes = core::mem::take(&mut self.checkpointing.spare);
-        bytes.clear();
-        bytes.extend_from_slice(self.executed.as_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        self.sessions.encode(&mut bytes);
-        let sessions = (bytes.len() - ENTRY_HEADER - 8) as u64;
-        bytes[ENTRY_HEADER..ENTRY_HEADER + 8].copy_from_slice(&sessions.to_le_bytes());
-        let at = bytes.len() + 4;
-        bytes.extend_from_slice(&[0; 4]);
-        self.reconfiguration.encode(&mut bytes);
-        let members = u32::try_from(bytes.len() - at).expect("few members");
-        bytes[at - 4..at].copy_from_slice(&members.to_le_bytes());
-        self.machine.encode(&mut bytes);
-        self.write_image(op, bytes, effects);
+        self.checkpointing.due = false;
+        let mut tail = core::mem::take(&mut self.checkpointing.tail);
+        self.encode_tail(&mut tail);
+        let forest = self.machine.forest_mut();
+        forest.freeze(self.executed.op.get(), &tail);
+        // The op that is executed next is committed: so what the checkpoint before released is nobody's any more.
+        forest.begin();
+        self.checkpointing.tail = tail;
+        self.checkpointing.stage = Stage::Working { header: self.executed };
         true
     }
 
-    /// Starts writing an image of our own to the copy that is not in use.
-    fn write_image(&mut self, op: u64, bytes: Vec<u8>, effects: &mut Effects) {
-        let size = bytes.len() as u64;
-        assert!(
-            size <= self.config.layout.checkpoint_max() as u64,
-            "format leaves room for the largest state"
-        );
-        self.begin_image(op, size, bytes, None);
-        self.checkpoint_turn(effects);
+    pub(super) fn suspend_checkpoints(&mut self) {
+        self.checkpointing.suspended = true;
     }
 
-    fn begin_image(&mut self, op: u64, size: u64, bytes: Vec<u8>, promised: Option<u128>) {
-        self.checkpointing.image = Some(Image {
-            op,
-            copy: 1 - self.superblock.durable().checkpoint.copy,
-            bytes,
-            size,
-            promised,
-            kept: 0,
-            abandoned: false,
-            submitted: 0,
-            in_flight: 0,
-            failed: false,
-            hash: Sha256::new(),
-            named: None,
-        });
+    /// Whether a checkpoint is being made, written or named.
+    pub(super) fn is_checkpointing(&self) -> bool {
+        self.checkpointing.stage != Stage::Idle
     }
 
-    /// An image that comes from a peer, part by part: each goes to the disk as it comes, so that a crash does not
-    /// lose what was transferred.
-    pub(super) fn begin_foreign_image(&mut self, op: u64, size: u64, promised: u128) {
-        let mut bytes = core::mem::take(&mut self.checkpointing.spare);
-        bytes.clear();
-        self.begin_image(op, size, bytes, Some(promised));
+    /// Whether blocks of it may still be written.
+    pub(super) fn is_making_blocks(&self) -> bool {
+        matches!(self.checkpointing.stage, Stage::Working { .. })
     }
 
-    /// The next part of an image that comes from a peer; `kept`: it was read from our own disk.
-    pub(super) fn extend_image(&mut self, part: &[u8], kept: bool) {
-        let image = self.checkpointing.image.as_mut().expect("an image was begun");
-        image.bytes.extend_from_slice(part);
-        image.kept += u32::from(kept);
+    /// What was being made is of no use any more: the state it is of was given up. Nothing of it is on its way.
+    pub(super) fn forget_checkpoint(&mut self) {
+        (self.checkpointing.due, self.checkpointing.stage) = (false, Stage::Idle);
     }
 
-    /// Bytes of the foreign image that are here.
-    pub(super) fn image_received(&self) -> u64 {
-        self.checkpointing.image.as_ref().map_or(0, |image| image.bytes.len() as u64)
-    }
-
-    /// Gives up an image; its copy may be written anew once its last writes have ended.
-    pub(super) fn abandon_image(&mut self) {
-        if let Some(image) = &mut self.checkpointing.image {
-            image.abandoned = true;
-        }
-        self.drop_abandoned_image();
-    }
-
-    fn drop_abandoned_image(&mut self) {
-        let ended = |image: &mut Image| image.abandoned && image.in_flight == 0;
-        if let Some(image) = self.checkpointing.image.take_if(ended) {
-            self.checkpointing.spare = image.bytes;
-        }
-    }
-
-    /// Submits the next parts. One digest over all is made along the way.
+    /// Goes on with the work, a little.
     pub(super) fn checkpoint_turn(&mut self, effects: &mut Effects) {
-        self.checkpoint_allows(effects);
-        let chunk = self.chunk_bytes();
-        let place = self.config.place(Zone::Checkpoint);
-        let Some(image) = &mut self.checkpointing.image else { return };
-        while image.in_flight < IN_FLIGHT && !image.failed && !image.abandoned {
-            let start = image.submitted as usize * chunk;
-            let left = image.size.saturating_sub(start as u64);
-            let len = usize::try_from(left).unwrap_or(chunk).min(chunk);
-            if len == 0 || image.bytes.len() < start + len {
-                break;
-            }
-            let part = &image.bytes[start..start + len];
-            if image.submitted < image.kept {
-                image.hash.update(part);
-                image.submitted += 1;
-                continue;
-            }
-            let size = sector::sectors_for(part.len()) * SECTOR;
-            let Some(mut draft) = self.pool.draft(size) else { return };
-            draft.resize_to_overwrite(size);
-            let from = self.config.layout.checkpoint_offset(image.copy);
-            let offset = from + u64::from(image.submitted) * (chunk / PAYLOAD * SECTOR) as u64;
-            let stamp = Stamp { op: image.op, view: 0, witness: 0, index: 0 };
-            sector::seal(place, offset, stamp, part, draft.bytes_mut());
-            image.hash.update(part);
-            let token = Waits::CheckpointWritten { chunk: image.submitted }.token();
-            Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: true });
-            image.submitted += 1;
-            image.in_flight += 1;
-        }
-        self.name_image();
-    }
-
-    pub(super) fn on_checkpoint_written(&mut self, _chunk: u32, written: bool) {
-        if let Some(image) = &mut self.checkpointing.image {
-            image.in_flight -= 1;
-            image.failed |= !written;
-        }
-        self.drop_abandoned_image();
-    }
-
-    /// After a while: writes an image again of which the disk refused a part.
-    pub(super) fn retry_image(&mut self) {
-        if let Some(image) = self.checkpointing.image.as_mut().filter(|image| image.in_flight == 0)
-            && image.failed
-        {
-            (image.failed, image.submitted, image.hash) = (false, 0, Sha256::new());
-            self.mark(Mark::CheckpointRefused);
-        }
-    }
-
-    /// Once all parts are durable the superblock may name the image.
-    fn name_image(&mut self) {
-        let chunk = self.chunk_bytes() as u64;
-        let Some(image) = &mut self.checkpointing.image else { return };
-        let all = u64::from(image.submitted) * chunk >= image.size;
-        if !all || image.in_flight > 0 || image.failed || image.abandoned || image.named.is_some() {
+        let Stage::Working { header } = self.checkpointing.stage else { return };
+        if self.state_lost || self.sync.as_ref().is_some_and(super::sync::Sync::stops_work) {
             return;
         }
-        let digest = Digest(image.hash.clone().finalize().into());
-        let header = EntryHeader::read_from_prefix(&image.bytes).map(|(header, _)| header);
-        let header = header.ok().filter(|header| header.op.get() == image.op);
-        let (Some(header), true) = (header, image.promised.is_none_or(|half| half == digest.half())) else {
-            // Not what the peer promised, or not what was kept: from the beginning.
-            return self.transfer_was_wrong();
-        };
-        let checkpoint = CheckpointRef { header, digest, size: image.size, copy: image.copy };
-        if header.release.get() > self.release.binary.newest {
-            // A peer's, of a state that this binary can't run.
-            return self.end_for(&header);
+        let mut steps = if self.checkpointing.due { STEPS_AWAITED } else { STEPS };
+        // When nothing of it is on its way, no completion would bring the next turn.
+        while steps > 0 || self.blocks.is_idle() {
+            steps = steps.saturating_sub(1);
+            self.give_wanted(effects);
+            match self.machine.forest_mut().advance(1) {
+                Ok(Standing::More) => {}
+                Ok(Standing::Reads | Standing::Writes) => break,
+                Ok(Standing::Due | Standing::Complete) => return self.flush_checkpoint(header, effects),
+                Err(why) => {
+                    self.forget_checkpoint();
+                    return effects.push(Effect::Stop(Fatal::of_work(why)));
+                }
+            }
+            self.write_blocks(effects);
         }
-        image.named = Some(checkpoint);
+        self.write_blocks(effects);
+    }
+
+    /// Hands the work the blocks that it waits for, from wherever they are; starts reading what is nowhere in memory.
+    fn give_wanted(&mut self, effects: &mut Effects) {
+        let mut wanted = core::mem::take(&mut self.checkpointing.wanted);
+        wanted.clear();
+        wanted.extend(self.machine.forest().wanted());
+        for reference in &wanted {
+            if let Some(payload) = self.take_block(reference, effects) {
+                let given = self.machine.forest_mut().give(reference, &payload);
+                self.blocks.recycle(payload);
+                if given.is_err() {
+                    effects.push(Effect::Stop(Fatal::CheckpointLost));
+                }
+            }
+        }
+        self.checkpointing.wanted = wanted;
+    }
+
+    /// Blocks that were made go to the disk.
+    fn write_blocks(&mut self, effects: &mut Effects) {
+        let (place, grid) = (self.config.place(Zone::Grid), self.config.layout.grid());
+        loop {
+            let Some(mut draft) = self.pool.draft(grid.block_bytes()) else { return };
+            let Some((reference, payload)) = self.machine.forest_mut().writer().next_write() else { return };
+            draft.resize_to_overwrite(grid.block_bytes());
+            block::seal(place, &grid, payload, draft.bytes_mut());
+            let address = u32::try_from(reference.address).expect("a grid has fewer blocks");
+            let (token, offset) = (Waits::BlockWritten { address }.token(), grid.offset_of(reference.address));
+            Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: false });
+            self.blocks.writing += 1;
+        }
+    }
+
+    pub(super) fn on_block_written(&mut self, address: u32, written: bool) {
+        self.blocks.writing -= 1;
+        if written {
+            self.machine.forest_mut().writer().written(u64::from(address));
+        } else {
+            self.blocks.refused.push(address);
+        }
+    }
+
+    /// After a while: what the disk refused is written again.
+    pub(super) fn retry_blocks(&mut self) {
+        for address in core::mem::take(&mut self.blocks.refused) {
+            self.mark(Mark::CheckpointRefused);
+            self.machine.forest_mut().writer().refused(u64::from(address));
+        }
+    }
+
+    /// All blocks are written.
+    fn flush_checkpoint(&mut self, header: EntryHeader, effects: &mut Effects) {
+        let newest = self.machine.forest().newest().expect("it was just completed");
+        assert_eq!(newest.op, header.op.get(), "the work is that of the entry that was frozen");
+        let checkpoint = CheckpointRef { header, number: newest.number, root: newest.root };
+        self.checkpointing.stage = Stage::Flushing { checkpoint };
+        Self::submit(effects, DiskOp::Sync { token: Waits::CheckpointFlushed.token() });
+    }
+
+    /// All blocks are durable: the superblock may name them.
+    pub(super) fn on_checkpoint_flushed(&mut self) {
+        let Stage::Flushing { checkpoint } = self.checkpointing.stage else { return };
+        self.checkpointing.stage = Stage::Naming { checkpoint };
+        self.name_checkpoint(checkpoint);
+    }
+
+    pub(super) fn name_checkpoint(&mut self, checkpoint: CheckpointRef) {
         let commit = self.commit_max;
         // While a view changes, the log that the superblock speaks of is not the one in memory.
         let witness = if self.status == Status::Normal { self.durable_op } else { 0 };
         self.superblock.change(|superblock| {
             superblock.checkpoint = checkpoint;
+            superblock.transferring = false;
             superblock.commit = superblock.commit.max(commit);
             superblock.witness = superblock.witness.max(witness);
             if superblock.suffix_head() < checkpoint.op() {
                 superblock.suffix.clear();
-                superblock.suffix.push(header);
+                superblock.suffix.push(checkpoint.header);
             }
         });
     }
 
-    /// The superblock is durable: if it names our image, the log below may go.
+    /// The superblock is durable: if it names our checkpoint, the log below may go.
     pub(super) fn checkpoint_settled(&mut self) {
         let durable = self.superblock.durable().checkpoint;
-        if self.sync.is_none()
-            && self.checkpointing.image.as_ref().is_some_and(|image| image.named == Some(durable))
-        {
-            self.checkpointing.spare = self.checkpointing.image.take().expect("looked at").bytes;
+        if self.checkpointing.stage == (Stage::Naming { checkpoint: durable }) {
+            self.checkpointing.stage = Stage::Idle;
             self.journal.base = durable.op();
             self.durable_op = self.durable_op.max(durable.op());
         }
     }
 
-    /// The image that sync wrote is named by the durable superblock: hand it back.
-    pub(super) fn take_named_image(&mut self) -> Option<Vec<u8>> {
-        let durable = self.superblock.durable().checkpoint;
-        let image = self.checkpointing.image.take_if(|image| image.named == Some(durable))?;
-        self.checkpointing.due = None;
-        Some(image.bytes)
+    fn encode_tail(&self, tail: &mut Vec<u8>) {
+        tail.clear();
+        tail.extend_from_slice(self.executed.as_bytes());
+        tail.extend_from_slice(&[0; 8]);
+        self.sessions.encode(tail);
+        let sessions = (tail.len() - ENTRY_HEADER - 8) as u64;
+        tail[ENTRY_HEADER..ENTRY_HEADER + 8].copy_from_slice(&sessions.to_le_bytes());
+        let at = tail.len() + 4;
+        tail.extend_from_slice(&[0; 4]);
+        self.reconfiguration.encode(tail);
+        let members = u32::try_from(tail.len() - at).expect("few members");
+        tail[at - 4..at].copy_from_slice(&members.to_le_bytes());
     }
 
-    pub(super) fn keep_spare(&mut self, bytes: Vec<u8>) {
-        self.checkpointing.spare = bytes;
-    }
-
-    pub(super) fn is_writing_image(&self) -> bool {
-        self.checkpointing.image.is_some()
-    }
-
-    /// Replaces sessions, members and machine by those of an image whose digest was checked.
-    pub(super) fn load_image(&mut self, bytes: &[u8]) -> Result<EntryHeader, Malformed> {
-        let (header, rest) = EntryHeader::read_from_prefix(bytes).map_err(|_| Malformed)?;
+    /// Takes over what a forest that was opened holds: sessions, members, and the machine's state.
+    pub(super) fn load_forest(&mut self, forest: Forest) -> Result<EntryHeader, Malformed> {
+        let (header, rest) = EntryHeader::read_from_prefix(forest.tail()).map_err(|_| Malformed)?;
         let mut reader = Reader::new(rest);
         let sessions = usize::try_from(reader.u64()?).map_err(|_| Malformed)?;
         let mut sessions = Reader::new(reader.take(sessions)?);
         self.sessions.decode(&mut sessions)?;
         sessions.finish()?;
         self.load_members(reader.long()?)?;
-        self.machine.decode(reader.rest())?;
+        reader.finish()?;
+        self.machine.restore(forest)?;
         Ok(header)
     }
 }

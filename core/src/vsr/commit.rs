@@ -20,7 +20,7 @@ impl<M: Machine> Replica<M> {
             if next > self.commit_max.min(self.journal.head) || self.journal.low > next {
                 return;
             }
-            if !self.checkpoint_allows(effects) {
+            if !self.checkpoint_allows() {
                 return;
             }
             let linked =

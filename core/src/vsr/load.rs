@@ -2,9 +2,10 @@
 //! an error, never growth (I21).
 
 use super::PIPELINE_MAX;
+use super::blocks::FETCHES_MAX;
 use super::feed::{FOLLOWERS, RING};
 use super::machine::Machine;
-use super::reads::READS_MAX;
+use super::reads::{QUERIES_MAX, READS_MAX};
 use super::repair::BUDGET;
 use super::replica::Replica;
 
@@ -17,7 +18,7 @@ pub struct Load {
 }
 
 /// How many there are.
-pub const LOADS: usize = 12;
+pub const LOADS: usize = 14;
 
 impl<M: Machine> Replica<M> {
     /// Requests that may wait and be in flight, together: the windows of all sessions.
@@ -31,7 +32,8 @@ impl<M: Machine> Replica<M> {
         let sessions = usize::from(self.config.sessions);
         let requests = self.requests_max();
         let (followers, pieces) = self.feed.holds();
-        let (asked, slots, blocks) = self.repair.holds();
+        let (asked, slots) = self.repair.holds();
+        let (fetched, served) = self.blocks.holds();
         let load = |what, holds, limit| Load { what, holds, limit };
         [
             load("requests that wait", self.queue.len(), requests),
@@ -42,7 +44,9 @@ impl<M: Machine> Replica<M> {
             load("early prepares", self.early.len(), usize::from(self.config.pipeline)),
             load("entries asked for", asked, BUDGET + 1),
             load("slots being read", slots, PIPELINE_MAX),
-            load("parts of a checkpoint being read", blocks, PIPELINE_MAX),
+            load("blocks being fetched", fetched, FETCHES_MAX),
+            load("blocks being read for peers", served, PIPELINE_MAX),
+            load("queries that wait for blocks", self.queries.len(), QUERIES_MAX),
             load("reads that wait", self.reads.holds(), READS_MAX),
             load("followers", followers, FOLLOWERS),
             load("frames that the feed remembers", pieces, RING),

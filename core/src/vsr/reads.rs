@@ -16,12 +16,15 @@
 
 use alloc::vec::Vec;
 
-use super::machine::Machine;
+use super::machine::{Machine, Unanswered};
 use super::marks::Mark;
 use super::membership::{ByMember, Members};
 use super::replica::{Ignored, Replica, Status};
 use crate::errors::ErrorCode;
-use crate::io::{Effect, Effects};
+use crate::io::{Effect, Effects, Fatal};
+use crate::store::forest::Forest;
+use crate::store::grid::block::BlockRef;
+use crate::store::history::reader::Blocks as GridBlocks;
 use crate::types::{Address, EdgeId, Instant, ReplicaId};
 use crate::wire::chat::AnswerHead;
 use crate::wire::entry::Digest;
@@ -29,6 +32,10 @@ use crate::wire::frame::{Command, Frame};
 
 /// Linearizable reads that wait at a time; more are for the edge to ask again.
 pub(super) const READS_MAX: usize = 32;
+/// Queries that wait for blocks at a time; more are for the edge to ask again.
+pub(super) const QUERIES_MAX: usize = 32;
+/// Of these so many read at a time: they hold the blocks that they have.
+const QUERIES_READING: usize = 8;
 /// In a query's flags.
 pub(crate) const LINEARIZABLE: u16 = 1;
 /// Tells the nonce of a round from that of a ping.
@@ -44,6 +51,29 @@ pub(super) struct ReadIndex {
     /// When the round was last asked for; `None`: nothing is being asked.
     asked: Option<Instant>,
     waiting: Vec<Waiting>,
+}
+
+/// A read whose answer needs blocks that are not in memory. What it got so far is its own, so that others can't drive it
+/// out of the cache before the last one is here.
+#[derive(Debug)]
+pub(super) struct WaitingQuery {
+    edge: EdgeId,
+    query: Frame,
+    blocks: Vec<(BlockRef, Vec<u8>)>,
+    wants: BlockRef,
+}
+
+/// What a query finds: its own blocks, those on their way to the disk.
+struct Found<'a> {
+    own: &'a [(BlockRef, Vec<u8>)],
+    forest: &'a Forest,
+}
+
+impl GridBlocks for Found<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        let own = self.own.iter().find(|(one, _)| one == reference).map(|(_, payload)| &payload[..]);
+        own.or_else(|| self.forest.under_way(reference))
+    }
 }
 
 #[derive(Debug)]
@@ -165,8 +195,32 @@ impl<M: Machine> Replica<M> {
     }
 
     fn answer(&mut self, edge: EdgeId, query: &Frame, effects: &mut Effects) {
+        let again = |one: &WaitingQuery| one.edge == edge && one.query.header.nonce == query.header.nonce;
+        if self.queries.iter().any(again) {
+            return self.ignore(Ignored::Duplicate);
+        }
+        match self.try_answer(edge, query, &[], effects) {
+            Ok(()) => {}
+            Err(Unanswered::Malformed) => effects.push(Effect::Stop(Fatal::CheckpointLost)),
+            Err(Unanswered::Needs(_)) if self.queries.len() >= QUERIES_MAX => self.ignore(Ignored::NoRoom),
+            Err(Unanswered::Needs(wants)) => {
+                self.mark(Mark::QueryWaits);
+                self.queries.push(WaitingQuery { edge, query: query.clone(), blocks: Vec::new(), wants });
+            }
+        }
+    }
+
+    /// Answers, unless a block is missing.
+    fn try_answer(
+        &mut self,
+        edge: EdgeId,
+        query: &Frame,
+        own: &[(BlockRef, Vec<u8>)],
+        effects: &mut Effects,
+    ) -> Result<(), Unanswered> {
         let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {
-            return self.ignore(Ignored::NoRoom);
+            self.ignore(Ignored::NoRoom);
+            return Ok(());
         };
         if query.header.op.get() > self.commit_min() {
             let error = Some(ErrorCode::Behind);
@@ -175,7 +229,8 @@ impl<M: Machine> Replica<M> {
             head.encode(&mut draft).expect("an entry holds an answer's head");
             self.mark(Mark::ReadBehind);
         } else {
-            self.machine.query(query.body(), &mut draft);
+            let mut found = Found { own, forest: self.machine.forest() };
+            self.machine.query(query.body(), &mut found, &mut draft)?;
         }
         let mut answer = self.frame(Command::Answer);
         answer.header.nonce = query.header.nonce;
@@ -183,5 +238,42 @@ impl<M: Machine> Replica<M> {
         answer.header.commit = self.commit_min().into();
         answer.payload = Some(draft.seal());
         effects.push(Effect::Send { to: Address::Edge(edge), frame: answer });
+        Ok(())
+    }
+
+    /// Goes on with the reads that wait for blocks, the oldest first. Without a state there is no answer: the edge asks
+    /// somebody else.
+    pub(super) fn queries_turn(&mut self, effects: &mut Effects) {
+        if self.state_lost {
+            return self.queries.clear();
+        }
+        let mut queries = core::mem::take(&mut self.queries);
+        let mut reading = 0;
+        queries.retain_mut(|query| {
+            reading += 1;
+            reading > QUERIES_READING || self.goes_on_waiting(query, effects)
+        });
+        self.queries = queries;
+    }
+
+    fn goes_on_waiting(&mut self, query: &mut WaitingQuery, effects: &mut Effects) -> bool {
+        loop {
+            let Some(payload) = self.take_block(&query.wants, effects) else {
+                // Nobody has it: the edge asks again, and then the block may have another name.
+                return !self.blocks.is_lost(&query.wants);
+            };
+            query.blocks.push((query.wants, payload));
+            match self.try_answer(query.edge, &query.query, &query.blocks, effects) {
+                Err(Unanswered::Needs(wants)) => query.wants = wants,
+                Err(Unanswered::Malformed) => {
+                    effects.push(Effect::Stop(Fatal::CheckpointLost));
+                    return false;
+                }
+                Ok(()) => {
+                    query.blocks.drain(..).for_each(|(_, payload)| self.blocks.recycle(payload));
+                    return false;
+                }
+            }
+        }
     }
 }

@@ -23,6 +23,7 @@
 //! A witness is the superblock, or an entry that is surely of our log: each carries up to where the log was durable
 //! here when it was written (`docs/decisions/0006-witnesses.md`).
 
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -36,8 +37,10 @@ use super::superblock::Writer;
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
 use crate::pool::{Message, Pool};
+use crate::store::forest::Opening;
+use crate::store::grid::block::BlockRef;
 use crate::store::layout::SECTOR;
-use crate::store::sector::{self, Zone};
+use crate::store::sector::Zone;
 use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, Superblock};
 use crate::types::Now;
@@ -51,10 +54,10 @@ pub(super) struct Recovery {
     stage: Stage,
     submitted: u32,
     in_flight: u32,
-    /// The checkpoint's parts, in the order of their numbers.
-    image: Vec<Option<Message>>,
-    /// One of them can't be read.
-    damaged: bool,
+    /// The checkpoint, as far as its blocks are here. None: there is none to open, or it is damaged.
+    opening: Option<Opening>,
+    /// Blocks that are being read, in the order in which they are needed, and what came.
+    blocks: VecDeque<(BlockRef, Option<Vec<u8>>)>,
     found: Vec<SlotFound>,
     /// Slots that were read as blank.
     blank: Vec<u32>,
@@ -71,14 +74,22 @@ enum Stage {
 }
 
 impl Recovery {
+    /// Whether all of the stage was asked for.
+    fn is_through(&self) -> bool {
+        match self.stage {
+            Stage::Checkpoint => self.opening.as_ref().is_none_or(|opening| opening.wanted().is_empty()),
+            Stage::Done => false,
+            _ => self.submitted as usize == self.steps(),
+        }
+    }
+
     /// How many reads, or flushes, the stage consists of.
     fn steps(&self) -> usize {
         match self.stage {
-            Stage::Checkpoint => self.image.len(),
             Stage::Slots => self.found.len(),
             Stage::Blanks => self.blank.len(),
             Stage::Flush => 1,
-            Stage::Done => 0,
+            Stage::Checkpoint | Stage::Done => 0,
         }
     }
 }
@@ -106,7 +117,7 @@ impl<M: Machine> Replica<M> {
         let config = &superblock.config;
         let valid = (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
             && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
-            && config.layout.slot_sectors > 0;
+            && config.layout.is_sane();
         if !valid {
             return Err(OpenError::Damaged);
         }
@@ -115,13 +126,17 @@ impl<M: Machine> Replica<M> {
         let superblock = Writer::new(superblock, first_pair);
         let mut replica = Self::new(superblock, machine, pool, start);
         replica.now = now;
-        let chunks = replica.superblock.durable().checkpoint.size.div_ceil(replica.chunk_bytes() as u64);
-        let chunks = usize::try_from(chunks).map_err(|_| OpenError::Damaged)?;
-        let stage = if chunks > 0 { Stage::Checkpoint } else { Stage::Slots };
-        let (image, found) = (vec![None; chunks], vec![SlotFound::Blank; slots]);
-        let blank = Vec::new();
-        replica.recovery =
-            Some(Recovery { stage, submitted: 0, in_flight: 0, image, damaged: false, found, blank });
+        let durable = replica.superblock.durable();
+        let checkpoint = durable.checkpoint.checkpoint().filter(|_| !durable.transferring);
+        let shape = replica.machine.forest().shape().clone();
+        let opening = checkpoint.map(|checkpoint| Opening::new(shape, checkpoint));
+        let mut stage = Stage::Checkpoint;
+        if opening.is_none() {
+            replica.load_own_checkpoint(None);
+            stage = Stage::Slots;
+        }
+        let (blocks, found, blank) = (VecDeque::new(), vec![SlotFound::Blank; slots], Vec::new());
+        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank });
         replica.view_change.never_vote_in(replica.view);
         replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
@@ -131,8 +146,10 @@ impl<M: Machine> Replica<M> {
     /// Submits the next reads of the stage.
     pub(super) fn recovery_turn(&mut self, effects: &mut Effects) {
         self.superblock.pump(&self.pool, effects);
+        if self.recovery.as_ref().is_some_and(|recovery| recovery.stage == Stage::Checkpoint) {
+            return self.opening_turn(effects);
+        }
         let slot_bytes = self.config.layout.slot_sectors as usize * SECTOR;
-        let checkpoint = self.superblock.durable().checkpoint;
         while let Some(recovery) = &mut self.recovery
             && recovery.in_flight < IN_FLIGHT
         {
@@ -149,20 +166,50 @@ impl<M: Machine> Replica<M> {
             into.resize_to_overwrite(slot_bytes);
             recovery.submitted += 1;
             recovery.in_flight += 1;
-            let (token, offset) = if recovery.stage == Stage::Checkpoint {
-                let left = checkpoint.size - u64::from(number) * self.chunk_bytes() as u64;
-                let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk_bytes());
-                into.resize_to_overwrite(sector::sectors_for(len) * SECTOR);
-                (
-                    Waits::CheckpointRecovered { chunk: number },
-                    self.checkpoint_chunk_offset(checkpoint.copy, number),
-                )
-            } else {
-                let slot =
-                    if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
-                (Waits::SlotRecovered { slot }, self.config.layout.slot_offset(slot))
-            };
-            Self::submit(effects, DiskOp::Read { token: token.token(), offset, into });
+            let slot =
+                if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
+            let (token, offset) =
+                (Waits::SlotRecovered { slot }.token(), self.config.layout.slot_offset(slot));
+            Self::submit(effects, DiskOp::Read { token, offset, into });
+        }
+    }
+
+    /// Reads ahead in the checkpoint.
+    fn opening_turn(&mut self, effects: &mut Effects) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        while recovery.in_flight < IN_FLIGHT
+            && let Some(opening) = &recovery.opening
+            && let Some(reference) = opening.wanted().get(recovery.blocks.len()).copied()
+            && self.read_block(&reference, |address| Waits::BlockRecovered { address }, effects)
+        {
+            recovery.blocks.push_back((reference, None));
+            recovery.in_flight += 1;
+        }
+        self.recovery = Some(recovery);
+    }
+
+    /// A block of the checkpoint; without it the state is lost.
+    fn take_recovered(&mut self, recovery: &mut Recovery, address: u32, read: Option<&Message>) {
+        let waits = |(reference, payload): &(BlockRef, Option<Vec<u8>>)| {
+            payload.is_none() && reference.address == u64::from(address)
+        };
+        let Some(at) = recovery.blocks.iter().position(waits) else { return };
+        let reference = recovery.blocks[at].0;
+        recovery.blocks[at].1 = self.open_block(&reference, read);
+        let mut whole = recovery.blocks[at].1.is_some();
+        while let Some((_, Some(payload))) = recovery.blocks.front()
+            && whole
+            && let Some(opening) = &mut recovery.opening
+        {
+            whole = opening.give(payload).is_ok();
+            if let Some((_, Some(payload))) = recovery.blocks.pop_front() {
+                self.blocks.recycle(payload);
+            }
+        }
+        if !whole {
+            // What comes after it is of no use.
+            recovery.opening = None;
+            recovery.blocks.clear();
         }
     }
 
@@ -170,13 +217,8 @@ impl<M: Machine> Replica<M> {
         let Some(mut recovery) = self.recovery.take() else { return };
         recovery.in_flight -= 1;
         match waits {
-            Waits::CheckpointRecovered { chunk } => {
-                let payload = read.and_then(|image| self.unseal_chunk(chunk, &image));
-                // Parts are put together in order; they are few at a time because buffers are.
-                recovery.damaged |= payload.is_none();
-                // What comes after a damaged part is of no use, and must not hold the pool.
-                recovery.image[chunk as usize] = payload.filter(|_| !recovery.damaged);
-                self.collect_image(&mut recovery);
+            Waits::BlockRecovered { address } => {
+                self.take_recovered(&mut recovery, address, read.as_ref());
             }
             Waits::SlotRecovered { slot } => {
                 let found = self.look_at(slot, read.as_deref());
@@ -188,7 +230,7 @@ impl<M: Machine> Replica<M> {
             _ => {}
         }
         if recovery.in_flight == 0 {
-            while recovery.stage != Stage::Done && recovery.submitted as usize == recovery.steps() {
+            while recovery.is_through() {
                 self.next_stage(&mut recovery);
             }
             if self.state_lost && self.is_alone() {
@@ -199,23 +241,11 @@ impl<M: Machine> Replica<M> {
         self.finish_recovery(effects);
     }
 
-    /// Moves parts that are in order into the image's buffer, so that they do not hold the pool.
-    fn collect_image(&mut self, recovery: &mut Recovery) {
-        while let Some(part) = recovery
-            .image
-            .get_mut(self.entry_scratch.len().div_ceil(self.chunk_bytes()))
-            .and_then(Option::take)
-        {
-            self.entry_scratch.extend_from_slice(&part);
-        }
-    }
-
     fn next_stage(&mut self, recovery: &mut Recovery) {
         recovery.submitted = 0;
         recovery.stage = match recovery.stage {
             Stage::Checkpoint => {
-                recovery.image.clear();
-                self.load_own_checkpoint(recovery.damaged);
+                self.load_own_checkpoint(recovery.opening.take());
                 Stage::Slots
             }
             Stage::Slots => Stage::Blanks,
@@ -231,19 +261,18 @@ impl<M: Machine> Replica<M> {
     }
 
     /// The state that the superblock names; without it we know where the log goes on, and wait for a peer's.
-    fn load_own_checkpoint(&mut self, damaged: bool) {
-        let bytes = core::mem::take(&mut self.entry_scratch);
-        let checkpoint = self.superblock.durable().checkpoint;
-        let whole = !damaged
-            && bytes.len() as u64 == checkpoint.size
-            && Digest::of(&bytes) == checkpoint.digest
-            && self.load_image(&bytes).is_ok_and(|header| header == checkpoint.header);
-        self.state_lost = !whole;
-        if !whole {
+    fn load_own_checkpoint(&mut self, opening: Option<Opening>) {
+        let durable = self.superblock.durable();
+        let (checkpoint, transferring) = (durable.checkpoint, durable.transferring);
+        let opened = opening
+            .and_then(Opening::done)
+            .is_some_and(|forest| self.load_forest(forest).is_ok_and(|header| header == checkpoint.header));
+        let is_first = checkpoint.number == 0 && !transferring;
+        self.state_lost = !opened && !is_first;
+        if self.state_lost {
             self.mark(Mark::RecoverStateLost);
         }
         self.adopt(checkpoint.header);
-        self.keep_spare(bytes);
     }
 
     fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
@@ -448,6 +477,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn execute_to_head(&mut self) -> Effects {
         let mut effects = Effects::new();
         self.status = Status::Normal;
+        self.suspend_checkpoints();
         self.commit_max = self.journal.head;
         self.turn_ended(self.now, &mut effects);
         effects

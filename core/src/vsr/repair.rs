@@ -40,8 +40,6 @@ pub(super) struct Repair {
     /// How often in a row the timer ran out: spreads requests over peers.
     attempts: u64,
     reads: Vec<SlotRead>,
-    /// Parts of our checkpoint being read: part, for whom, of which checkpoint.
-    pub(super) block_reads: Vec<(u32, ReplicaId, u64)>,
 }
 
 /// A slot being read: to execute its entry, to send it, or both.
@@ -61,9 +59,9 @@ impl Repair {
         self.outstanding.retain(|one| *one != op);
     }
 
-    /// Entries asked for, slots being read, parts of a checkpoint being read.
-    pub(super) fn holds(&self) -> (usize, usize, usize) {
-        (self.outstanding.len(), self.reads.len(), self.block_reads.len())
+    /// Entries asked for, slots being read.
+    pub(super) fn holds(&self) -> (usize, usize) {
+        (self.outstanding.len(), self.reads.len())
     }
 
     /// What was asked for no longer matters.
@@ -370,7 +368,8 @@ impl<M: Machine> Replica<M> {
     /// What the disk refused is written again, at a pace that a broken disk can stand.
     fn retry_refused(&mut self) {
         self.superblock.retry();
-        self.retry_image();
+        self.retry_blocks();
+        self.retry_parts();
         self.unwritten |= core::mem::take(&mut self.refused);
     }
 

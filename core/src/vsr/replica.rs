@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::abdication::Fitness;
+use super::blocks::Blocks;
 use super::checkpoint::Checkpointing;
 use super::clock::Clock;
 use super::detector::Detector;
@@ -23,7 +24,7 @@ use super::machine::Machine;
 use super::marks::{Mark, Marks};
 use super::membership::{ByMember, Members};
 use super::normal::{Acked, Pending};
-use super::reads::ReadIndex;
+use super::reads::{ReadIndex, WaitingQuery};
 use super::reconfigure::Reconfiguration;
 use super::recovery::Recovery;
 use super::release::{Release, Releases};
@@ -274,10 +275,13 @@ pub struct Replica<M> {
     pub(super) view_change: ViewChange,
     pub(super) repair: Repair,
     pub(super) checkpointing: Checkpointing,
+    pub(super) blocks: Blocks,
     pub(super) sync: Option<Sync>,
     pub(super) recovery: Option<Recovery>,
     pub(super) feed: Feed,
     pub(super) reads: ReadIndex,
+    /// Reads whose answer waits for blocks.
+    pub(super) queries: Vec<WaitingQuery>,
     pub(super) reply_scratch: Vec<u8>,
     pub(super) feed_scratch: Vec<u8>,
     pub(super) entry_scratch: Vec<u8>,
@@ -335,10 +339,12 @@ impl<M: Machine> Replica<M> {
             view_change: ViewChange::new(&members),
             repair: Repair::default(),
             checkpointing: Checkpointing::default(),
+            blocks: Blocks::new(&config.layout),
             sync: None,
             recovery: None,
             feed: Feed::new(),
             reads: ReadIndex::new(&members),
+            queries: Vec::new(),
             reply_scratch: Vec::new(),
             feed_scratch: Vec::new(),
             entry_scratch: Vec::new(),
@@ -384,6 +390,7 @@ impl<M: Machine> Replica<M> {
         self.advance_durable(effects);
         self.commit_what_can(effects);
         self.checkpoint_turn(effects);
+        self.sync_turn(effects);
         if self.is_primary() {
             self.build_entries(effects);
             self.commit_what_can(effects);
@@ -391,8 +398,10 @@ impl<M: Machine> Replica<M> {
             self.announce(effects);
         }
         self.reads_turn(effects);
+        self.queries_turn(effects);
         self.repair_turn(effects);
         self.continue_view_change(effects);
+        self.blocks_turn_ended();
         self.superblock.pump(&self.pool, effects);
     }
 
@@ -409,6 +418,7 @@ impl<M: Machine> Replica<M> {
             Timer::ViewChange => self.on_view_change_timer(effects),
             Timer::Resend => self.on_resend(effects),
             Timer::Repair => self.on_repair_timer(effects),
+            Timer::Blocks => self.on_blocks_timer(effects),
             Timer::Ping => self.on_ping_timer(effects),
             Timer::Lease => self.on_lease_timer(),
             Timer::HandOver => self.on_hand_over_timer(),
@@ -505,10 +515,15 @@ impl<M: Machine> Replica<M> {
                     self.on_superblock_durable(effects);
                 }
             }
-            Waits::CheckpointWritten { chunk } => self.on_checkpoint_written(chunk, result.is_ok()),
-            Waits::CheckpointKept { chunk } => self.on_kept_part(chunk, result.ok().flatten(), effects),
-            Waits::CheckpointRead { chunk } => self.on_checkpoint_read(chunk, result.ok().flatten(), effects),
-            Waits::SlotRecovered { .. } | Waits::CheckpointRecovered { .. } | Waits::Synced => {
+            Waits::BlockWritten { address } => self.on_block_written(address, result.is_ok()),
+            Waits::BlockRead { address } => self.on_block_read(address, result.ok().flatten(), effects),
+            Waits::BlockServed { address } => self.on_block_served(address, result.ok().flatten(), effects),
+            Waits::BlockRepaired { .. } => self.on_block_repaired(),
+            Waits::BlockLooked { address } => self.on_part_read(address, result.ok().flatten(), effects),
+            Waits::BlockTransferred { address } => self.on_part_ended(address, result.is_ok()),
+            Waits::CheckpointFlushed => self.on_checkpoint_flushed(),
+            Waits::TransferFlushed => self.on_transfer_flushed(),
+            Waits::SlotRecovered { .. } | Waits::BlockRecovered { .. } | Waits::Synced => {
                 self.on_recovered(waits, result.ok().flatten(), effects);
             }
         }
@@ -551,7 +566,7 @@ impl<M: Machine> Replica<M> {
             commit: self.commit_min(),
             commit_max: self.commit_max,
             checkpoint: checkpoint.op(),
-            checkpoint_digest: checkpoint.digest,
+            checkpoint_digest: checkpoint.root.digest,
             incarnation: self.incarnation(),
             members: self.members.number,
             release: self.release(),
@@ -710,12 +725,17 @@ pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
     let pipeline = usize::from(config.pipeline);
     let requests = usize::from(config.sessions) * usize::from(config.window);
     let slot = config.layout.slot_sectors as usize * crate::store::layout::SECTOR;
+    let block = config.layout.grid().block_bytes();
     // Entries: cached behind and ahead of the commit number (4 pipelines), being written, early ones, the feed's,
-    // read for peers, reads that wait, chunks of checkpoints, answers; requests that wait; superblock copies. Each class may have to
-    // serve all of them, because entries come in all sizes.
-    let entries = 6 * pipeline + super::feed::RING + super::reads::READS_MAX + 24;
+    // read for peers, reads that wait (for a quorum, or for blocks), answers; requests that wait; superblock copies.
+    // Blocks: fetched, served, transferred, being written. Each class may have to serve all of them, because entries
+    // come in all sizes.
+    let blocks = 2 * super::blocks::FETCHES_MAX + super::PIPELINE_MAX + 2 * super::blocks::ASKED_MAX;
+    let reads = super::reads::READS_MAX + super::reads::QUERIES_MAX;
+    let entries = 6 * pipeline + super::feed::RING + reads + blocks + 24;
     let count = entries + requests + 8 + incoming;
-    let mut sizes = vec![1024, Superblock::COPY, slot];
+    let mut sizes = vec![1024, Superblock::COPY, block, slot];
+    sizes.sort_unstable();
     sizes.dedup();
     sizes.into_iter().map(|size| Class { size, count }).collect()
 }

@@ -1,26 +1,44 @@
-//! State transfer: a replica that fell behind what its peers' logs hold takes a whole checkpoint, in parts.
+//! State transfer: a replica that fell behind what its peers' logs hold takes over a peer's checkpoint, block by block.
 //!
 //! A replica whose own checkpoint is damaged takes one the same way. Until then it votes (its log is whole), and
 //! acknowledges, executes, leads and answers nothing.
 //!
-//! The one law: **nothing of our own is given up before the peer's checkpoint is durable here and named by our
-//! superblock** (H13, H37). While it lasts this replica acknowledges nothing.
+//! The one law: **from the moment on that a block of our own checkpoint may be overwritten, the durable superblock says
+//! that it is worth nothing** (`transferring`; H13, H37), until the one that was taken over is durable here as a whole
+//! and named. Addresses are the same on all replicas, so there is no room for both.
+//!
+//! ```text
+//!  Asking ─ offer ─ Quiescing ─ nothing of ours on its way ─ Entrusting ─ superblock durable ─ Opening ─ Copying
+//!     ▲                                                                                           │        │
+//!     └── the peer has a newer one, or nobody has a block any more ◀──────────────────────────────┴────────┤
+//!                                            install ─ superblock durable ─ Naming ─ Flushing ◀─ all here ─┘
+//! ```
+//!
+//! Each block is taken from our own disk when it is there under its digest: most are, because runs do not change. So a
+//! transfer that a crash ended goes on where it was, and the repair of a damaged checkpoint costs what is damaged.
 
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::fmt;
 
+use zerocopy::FromBytes;
+
+use super::blocks::{ASKED_MAX, GONE, OFFER};
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
 use crate::pool::Message;
-use crate::store::layout::{PAYLOAD, SECTOR};
-use crate::store::sector::{self, Found, Zone};
+use crate::store::forest::{Forest, Opening};
+use crate::store::grid::block::{self, BlockRef};
+use crate::store::superblock::CheckpointRef;
 use crate::types::ReplicaId;
+use crate::wire::codec::Reader;
+use crate::wire::entry::EntryHeader;
 use crate::wire::frame::{Command, Frame};
 
-const GONE: u16 = 1;
-/// Questions without a part in answer, after which a checkpoint is given up: perhaps nobody has all of it any more.
+/// Questions without an answer, after which a checkpoint is given up: perhaps nobody has all of it any more.
 const IN_VAIN_MAX: u32 = 8;
 
 /// A state transfer under way.
@@ -28,41 +46,98 @@ const IN_VAIN_MAX: u32 = 8;
 pub(super) struct Sync {
     from: ReplicaId,
     stage: Stage,
-    /// What is being fetched; zero until the first part said so.
-    op: u64,
-    size: u64,
-    digest_half: u128,
-    /// The next part may lie on our own disk, from a transfer that a crash ended.
-    resuming: bool,
-    /// Questions in a row that brought no part.
+    target: Option<CheckpointRef>,
+    opening: Option<Opening>,
+    /// It is opened: what is left is to have all its blocks.
+    forest: Option<Forest>,
+    /// All of them, and how many were begun; refused ones are begun again.
+    blocks: Vec<BlockRef>,
+    begun: usize,
+    parts: VecDeque<Part>,
+    /// Writes on their way.
+    writes: usize,
+    refused: Vec<BlockRef>,
+    /// Questions in a row that brought nothing.
     in_vain: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Asking a peer for the next part.
-    Receiving,
-    /// Looking for the next part on our own disk.
-    Looking,
-    /// All is here; waits until it is durable.
-    Installing,
+    /// Asking a peer which checkpoint it has.
+    Asking,
+    /// Something of ours is still on its way to the disk.
+    Quiescing,
+    /// Waits until the superblock says that our own checkpoint is worth nothing.
+    Entrusting,
+    /// Taking the blocks that make a forest.
+    Opening,
+    /// Taking all others.
+    Copying,
+    /// All are written: they become durable.
+    Flushing,
+    /// Waits until the superblock names it.
+    Naming,
+}
+
+/// A block of the checkpoint, on its way.
+#[derive(Debug)]
+struct Part {
+    reference: BlockRef,
+    stage: PartStage,
+}
+
+#[derive(Debug)]
+enum PartStage {
+    /// From our own disk.
+    Reading,
+    /// Not on our own disk: from the peer.
+    Missing { asked: bool },
+    Here(Vec<u8>),
 }
 
 impl Sync {
     fn new(from: ReplicaId) -> Self {
-        Self { from, stage: Stage::Receiving, op: 0, size: 0, digest_half: 0, resuming: true, in_vain: 0 }
+        Self {
+            from,
+            stage: Stage::Asking,
+            target: None,
+            opening: None,
+            forest: None,
+            blocks: Vec::new(),
+            begun: 0,
+            parts: VecDeque::new(),
+            writes: 0,
+            refused: Vec::new(),
+            in_vain: 0,
+        }
     }
 
-    /// Begins anew, with whatever the next answer offers.
+    /// Begins anew, with whatever the next answer offers. Writes that are on their way end before.
     fn restart(&mut self) {
-        (self.stage, self.op, self.size, self.digest_half) = (Stage::Receiving, 0, 0, 0);
-        self.in_vain = 0;
+        let (from, writes) = (self.from, self.writes);
+        *self = Self { writes, ..Self::new(from) };
+    }
+
+    /// Whether our own checkpoint is not to be worked at.
+    pub(super) fn stops_work(&self) -> bool {
+        self.stage != Stage::Asking
+    }
+
+    /// The next block to begin, in the order in which they are needed.
+    fn next(&self) -> Option<BlockRef> {
+        match self.stage {
+            Stage::Opening => self.opening.as_ref()?.wanted().get(self.parts.len()).copied(),
+            Stage::Copying => self.blocks.get(self.begun).copied(),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Sync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} op {} from replica {}, {} bytes in all", self.stage, self.op, self.from.0, self.size)
+        let op = self.target.map_or(0, |target| target.op());
+        let (begun, all) = (self.begun, self.blocks.len());
+        write!(f, "{:?} op {op} from replica {}, block {begun} of {all}", self.stage, self.from.0)
     }
 }
 
@@ -72,255 +147,316 @@ impl<M: Machine> Replica<M> {
             return;
         }
         self.sync = Some(Sync::new(from));
-        self.ask_for_block(effects);
+        self.ask_for_offer(effects);
     }
 
-    /// Asks for the next part, or (by the repair timer) for the same one again.
-    pub(super) fn ask_for_block(&mut self, effects: &mut Effects) {
-        let Some(sync) = self.sync.as_ref().filter(|sync| sync.stage == Stage::Receiving) else { return };
-        let received = if sync.op == 0 { 0 } else { self.image_received() };
+    fn ask_for_offer(&mut self, effects: &mut Effects) {
+        let Some(sync) = &self.sync else { return };
         let mut frame = self.frame(Command::RequestBlocks);
-        frame.header.op = sync.op.into();
-        frame.header.a = (received / self.chunk_bytes() as u64).into();
+        frame.header.flags = OFFER.into();
         self.send(sync.from, frame, effects);
         let after = self.jittered(self.resend_after());
         self.timers.set(Timer::Repair, self.in_a(after));
     }
 
-    /// The peer did not answer: whoever is there may serve another checkpoint. If nobody gives the next part of this
+    /// The peer did not answer: whoever is there may serve another checkpoint. If nobody gives the next block of this
     /// one, any other will do, an older one too. (Found by the simulator: the only replica with a checkpoint had a
     /// damaged part in it, and waited for a newer one, which no quorum could make while a third waited for that part.)
     pub(super) fn sync_timed_out(&mut self, effects: &mut Effects) {
         let from = self.random_peer();
-        let Some(sync) = self.sync.as_mut().filter(|sync| sync.stage == Stage::Receiving) else { return };
+        let Some(sync) = &mut self.sync else { return };
+        let waits = sync.parts.iter().any(|part| matches!(part.stage, PartStage::Missing { .. }));
+        if sync.stage != Stage::Asking && !waits {
+            return;
+        }
         sync.from = from;
         sync.in_vain += 1;
-        if sync.op != 0 && sync.in_vain >= IN_VAIN_MAX {
+        if sync.in_vain >= IN_VAIN_MAX && sync.stage != Stage::Asking {
             sync.restart();
-            self.abandon_image();
         }
         self.mark(Mark::TransferOther);
-        self.ask_for_block(effects);
-    }
-
-    pub(super) fn on_request_blocks(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
-        let checkpoint = self.superblock.durable().checkpoint;
-        let (wanted, chunk) = (frame.header.op.get(), frame.header.a.get());
-        if checkpoint.size == 0 {
-            return self.ignore(Ignored::NotNow);
+        let Some(sync) = &mut self.sync else { return };
+        if sync.stage == Stage::Asking {
+            return self.ask_for_offer(effects);
         }
-        if wanted != 0 && wanted != checkpoint.op() {
-            return self.send_gone(from, effects);
-        }
-        let chunk_bytes = self.chunk_bytes() as u64;
-        let Some(start) = chunk.checked_mul(chunk_bytes).filter(|start| *start < checkpoint.size) else {
-            return self.ignore(Ignored::Malformed);
-        };
-        let len = usize::try_from(chunk_bytes.min(checkpoint.size - start)).expect("a chunk fits memory");
-        let Some(mut into) = self.pool.draft(sector::sectors_for(len) * SECTOR) else {
-            return self.ignore(Ignored::NoRoom);
-        };
-        into.resize_to_overwrite(sector::sectors_for(len) * SECTOR);
-        let chunk = u32::try_from(chunk).expect("below the size over the chunk");
-        if self.repair.block_reads.len() >= super::PIPELINE_MAX {
-            return self.ignore(Ignored::NoRoom);
-        }
-        self.repair.block_reads.push((chunk, from, checkpoint.op()));
-        let offset = self.checkpoint_chunk_offset(checkpoint.copy, chunk);
-        Self::submit(effects, DiskOp::Read { token: Waits::CheckpointRead { chunk }.token(), offset, into });
-    }
-
-    pub(super) fn checkpoint_chunk_offset(&self, copy: u32, chunk: u32) -> u64 {
-        let bytes = (self.chunk_bytes() / PAYLOAD * SECTOR) as u64;
-        self.config.layout.checkpoint_offset(copy) + u64::from(chunk) * bytes
-    }
-
-    fn send_gone(&mut self, to: ReplicaId, effects: &mut Effects) {
-        let mut frame = self.frame(Command::Block);
-        frame.header.op = self.superblock.durable().checkpoint.op().into();
-        frame.header.flags = GONE.into();
-        self.send(to, frame, effects);
-    }
-
-    pub(super) fn on_checkpoint_read(&mut self, chunk: u32, read: Option<Message>, effects: &mut Effects) {
-        let Some(at) = self.repair.block_reads.iter().position(|(of, _, _)| *of == chunk) else { return };
-        let (_, to, op) = self.repair.block_reads.swap_remove(at);
-        let checkpoint = self.superblock.durable().checkpoint;
-        if op != checkpoint.op() {
-            return self.send_gone(to, effects);
-        }
-        let Some(payload) = read.and_then(|image| self.unseal_chunk(chunk, &image)) else {
-            return self.ignore(Ignored::Mismatch);
-        };
-        let mut frame = self.frame(Command::Block);
-        frame.header.op = op.into();
-        frame.header.a = u64::from(chunk).into();
-        frame.header.b = checkpoint.size.into();
-        frame.header.nonce = checkpoint.digest.half().into();
-        frame.payload = Some(payload);
-        self.send(to, frame, effects);
-    }
-
-    /// The payload of a part of our checkpoint, every sector checked.
-    pub(super) fn unseal_chunk(&self, chunk: u32, image: &[u8]) -> Option<Message> {
-        let checkpoint = self.superblock.durable().checkpoint;
-        self.unseal_part(checkpoint.copy, checkpoint.op(), checkpoint.size, chunk, image)
-    }
-
-    fn unseal_part(&self, copy: u32, op: u64, size: u64, chunk: u32, image: &[u8]) -> Option<Message> {
-        let place = self.config.place(Zone::Checkpoint);
-        let offset = self.checkpoint_chunk_offset(copy, chunk);
-        let start = u64::from(chunk) * self.chunk_bytes() as u64;
-        let len = usize::try_from(size.checked_sub(start)?).ok()?.min(self.chunk_bytes());
-        let mut payload = self.pool.draft(sector::sectors_for(len) * PAYLOAD)?;
-        for (index, bytes) in image.chunks(SECTOR).enumerate() {
-            match sector::open(place, offset + (index * SECTOR) as u64, bytes) {
-                Found::Valid(stamp) if stamp.op == op => {
-                    payload.extend(&bytes[..PAYLOAD]).ok()?;
-                }
-                _ => return None,
+        for part in &mut sync.parts {
+            if let PartStage::Missing { asked } = &mut part.stage {
+                *asked = false;
             }
         }
-        (payload.len() >= len).then(|| payload.seal().slice(0..len))
+        self.ask_for_parts(effects);
     }
 
     pub(super) fn on_block(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
-        let header = &frame.header;
-        let busy = self.is_writing_image();
-        // A lost state may be had again as it was.
-        let least = self.commit_min() + u64::from(!self.state_lost);
-        let lost = self.state_lost;
-        let Some(sync) =
-            self.sync.as_mut().filter(|sync| sync.from == from && sync.stage == Stage::Receiving)
-        else {
-            return self.ignore(Ignored::NotNow);
-        };
-        let (op, size, half) = (header.op.get(), header.b.get(), header.nonce.get());
-        if header.flags.get() & GONE != 0 {
-            if op > sync.op {
-                // The peer made a newer checkpoint meanwhile: begin again with that.
-                sync.restart();
-                self.mark(Mark::TransferGone);
-                self.abandon_image();
-                self.ask_for_block(effects);
-            }
+        let flags = frame.header.flags.get();
+        if flags & OFFER != 0 {
+            return self.on_offer(from, frame, effects);
+        }
+        if flags & GONE != 0 {
+            return self.on_gone(from, frame, effects);
+        }
+        // What a frame's payload is was checked: its digest is the block's.
+        let reference = BlockRef { address: frame.header.a.get(), digest: frame.header.payload_digest };
+        let payload = frame.body();
+        if self.take_peers_block(&reference, payload) {
             return;
         }
-        if sync.op == 0 {
-            if op < least {
-                if !lost {
-                    self.sync = None;
-                }
-                self.mark(Mark::TransferOlder);
-                // Else whoever is asked next, when the timer ends, may be further.
-                return self.ignore(Ignored::NotNow);
-            }
-            if busy || size == 0 || size > self.config.layout.checkpoint_max() as u64 {
-                if busy {
-                    self.mark(Mark::TransferBusy);
-                }
-                // Our own checkpoint has to be out of the way first; the timer asks again.
-                return self.ignore(Ignored::NotNow);
-            }
-            (sync.op, sync.size, sync.digest_half) = (op, size, half);
-            self.begin_foreign_image(op, size, half);
-        }
-        self.take_part(frame, effects);
-    }
-
-    fn take_part(&mut self, frame: &Frame, effects: &mut Effects) {
-        let (header, chunk_bytes) = (&frame.header, self.chunk_bytes() as u64);
-        let received = self.image_received();
-        let Some(sync) = &self.sync else { return };
-        let offered = (header.op.get(), header.b.get(), header.nonce.get());
-        let same = (sync.op, sync.size, sync.digest_half) == offered;
-        let next = received.is_multiple_of(chunk_bytes) && received / chunk_bytes == header.a.get();
-        let left = sync.size.saturating_sub(received).min(chunk_bytes);
-        if !next || !same || frame.body().len() as u64 != left || left == 0 {
+        let grid = self.config.layout.grid();
+        let wanted = |part: &&mut Part| {
+            part.reference == reference && matches!(part.stage, PartStage::Missing { .. })
+        };
+        let Some(sync) = &mut self.sync else { return self.ignore(Ignored::NotNow) };
+        let Some(part) = sync.parts.iter_mut().find(wanted) else { return self.ignore(Ignored::NotNow) };
+        if !grid.holds(reference.address) || block::check(&grid, &reference, payload).is_err() {
             return self.ignore(Ignored::Mismatch);
         }
-        self.extend_image(frame.body(), false);
+        part.stage = PartStage::Here(payload.to_vec());
+        sync.in_vain = 0;
+        if !self.write_block(&reference, payload, |address| Waits::BlockTransferred { address }, effects) {
+            // Once more, when there is a buffer.
+            return self.on_part_written(reference.address, false);
+        }
         if let Some(sync) = &mut self.sync {
-            sync.in_vain = 0;
+            sync.writes += 1;
         }
-        self.next_part(effects);
     }
 
-    /// What comes after the part that was just taken: another one from our own disk or from the peer, or the end.
-    fn next_part(&mut self, effects: &mut Effects) {
-        self.checkpoint_turn(effects);
-        let received = self.image_received();
-        let chunk_bytes = self.chunk_bytes() as u64;
-        let copy = 1 - self.superblock.durable().checkpoint.copy;
-        let Some(sync) = &mut self.sync else { return };
-        if received >= sync.size {
-            sync.stage = Stage::Installing;
-            return;
-        }
-        sync.stage = Stage::Receiving;
-        if !sync.resuming {
-            return self.ask_for_block(effects);
-        }
-        let left = usize::try_from((sync.size - received).min(chunk_bytes)).expect("a part fits memory");
-        let bytes = sector::sectors_for(left) * SECTOR;
-        let Some(mut into) = self.pool.draft(bytes) else { return self.ask_for_block(effects) };
-        into.resize_to_overwrite(bytes);
-        sync.stage = Stage::Looking;
-        let chunk = u32::try_from(received / chunk_bytes).expect("below the size over the part");
-        let (token, offset) =
-            (Waits::CheckpointKept { chunk }.token(), self.checkpoint_chunk_offset(copy, chunk));
-        Self::submit(effects, DiskOp::Read { token, offset, into });
-    }
-
-    /// A part that an earlier transfer of the same checkpoint left on our disk, or not.
-    pub(super) fn on_kept_part(&mut self, chunk: u32, read: Option<Message>, effects: &mut Effects) {
-        let copy = 1 - self.superblock.durable().checkpoint.copy;
-        let expected = self.image_received() / self.chunk_bytes() as u64 == u64::from(chunk);
-        let Some(sync) = self.sync.as_ref().filter(|sync| sync.stage == Stage::Looking && expected) else {
-            return;
+    fn on_offer(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        // A lost state may be had again as it was.
+        let least = self.commit_min() + u64::from(!self.state_lost && !self.lacks_blocks());
+        let mut reader = Reader::new(frame.body());
+        let Ok(offer) = CheckpointRef::decode(&mut reader, &self.config.layout) else {
+            return self.ignore(Ignored::Malformed);
         };
-        let (op, size) = (sync.op, sync.size);
-        let part = read.and_then(|image| self.unseal_part(copy, op, size, chunk, &image));
-        if let Some(part) = part {
-            self.mark(Mark::TransferKept);
-            self.extend_image(&part, true);
-        } else if let Some(sync) = &mut self.sync {
-            sync.resuming = false;
+        let asked = |sync: &&mut Sync| sync.from == from && sync.stage == Stage::Asking;
+        let Some(sync) = self.sync.as_mut().filter(|sync| asked(&sync)) else {
+            return self.ignore(Ignored::NotNow);
+        };
+        if offer.op() < least || offer.number == 0 {
+            if !self.state_lost {
+                self.sync = None;
+            }
+            self.mark(Mark::TransferOlder);
+            // Else whoever is asked next, when the timer ends, may be further.
+            return self.ignore(Ignored::NotNow);
         }
-        self.next_part(effects);
+        if offer.header.release.get() > self.release.binary.newest {
+            // Of a state that this binary can't run.
+            return self.end_for(&offer.header);
+        }
+        (sync.target, sync.stage, sync.in_vain) = (Some(offer), Stage::Quiescing, 0);
+        self.sync_turn(effects);
     }
 
-    /// What was put together is not what was promised: a part of it was of another checkpoint. Once more, all of it
-    /// from the peer.
-    pub(super) fn transfer_was_wrong(&mut self) {
+    /// The peer does not have a block: a newer checkpoint took its place, or it is damaged there.
+    fn on_gone(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
+        let Some(sync) = self.sync.as_mut().filter(|sync| sync.from == from) else {
+            return self.ignore(Ignored::NotNow);
+        };
+        if sync.target.is_some_and(|target| target.op() < frame.header.op.get()) {
+            sync.restart();
+            self.mark(Mark::TransferGone);
+            self.ask_for_offer(effects);
+        }
+    }
+
+    /// Whether the work of our own checkpoint can't go on for want of a block that nobody has: peers are further.
+    fn lacks_blocks(&self) -> bool {
+        self.machine.forest().wanted().any(|reference| self.blocks.is_lost(reference))
+    }
+
+    /// Goes on as far as nothing has to be waited for.
+    pub(super) fn sync_turn(&mut self, effects: &mut Effects) {
+        let Some(sync) = &mut self.sync else { return };
+        match sync.stage {
+            Stage::Asking | Stage::Entrusting | Stage::Flushing | Stage::Naming => {}
+            Stage::Quiescing => {
+                let naming = self.is_checkpointing() && !self.is_making_blocks();
+                let Some(sync) = &mut self.sync else { return };
+                if sync.writes > 0 || self.blocks.is_writing() || naming {
+                    return self.mark(Mark::TransferBusy);
+                }
+                if self.superblock.durable().transferring {
+                    return self.begin_opening(effects);
+                }
+                sync.stage = Stage::Entrusting;
+                self.superblock.change(|superblock| superblock.transferring = true);
+            }
+            Stage::Opening | Stage::Copying => self.take_parts(effects),
+        }
+    }
+
+    /// Our own state is given up, durably.
+    fn begin_opening(&mut self, effects: &mut Effects) {
+        self.state_lost = true;
+        self.forget_checkpoint();
+        self.blocks.forget();
+        self.reads.clear();
+        let shape = self.machine.forest().shape().clone();
+        let Some(sync) = &mut self.sync else { return };
+        let checkpoint = sync.target.and_then(|target| target.checkpoint()).expect("an offer is a checkpoint");
+        sync.opening = Some(Opening::new(shape, checkpoint));
+        sync.stage = Stage::Opening;
+        self.take_parts(effects);
+    }
+
+    fn take_parts(&mut self, effects: &mut Effects) {
+        loop {
+            if self.take_front().is_err() {
+                return self.transfer_was_wrong();
+            }
+            if !self.begin_part(effects) {
+                break;
+            }
+        }
+        self.ask_for_parts(effects);
+        let Some(sync) = &mut self.sync else { return };
+        let all = sync.begun == sync.blocks.len() && sync.parts.is_empty();
+        if sync.stage == Stage::Copying && all && sync.writes == 0 && sync.refused.is_empty() {
+            sync.stage = Stage::Flushing;
+            Self::submit(effects, DiskOp::Sync { token: Waits::TransferFlushed.token() });
+        }
+    }
+
+    /// Blocks that are here are taken, in order.
+    fn take_front(&mut self) -> Result<(), crate::wire::codec::Malformed> {
+        let Some(sync) = &mut self.sync else { return Ok(()) };
+        if sync.stage == Stage::Copying {
+            sync.parts.retain(|part| !matches!(part.stage, PartStage::Here(_)));
+            return Ok(());
+        }
+        while let Some(Part { stage: PartStage::Here(payload), .. }) = sync.parts.front() {
+            let opening = sync.opening.as_mut().expect("it is being opened");
+            opening.give(payload)?;
+            sync.parts.pop_front();
+        }
+        let done = |opening: &mut Opening| opening.wanted().is_empty();
+        let Some(opening) = sync.opening.take_if(done) else { return Ok(()) };
+        let forest = opening.done().ok_or(crate::wire::codec::Malformed)?;
+        let header = EntryHeader::read_from_prefix(forest.tail()).map(|(header, _)| header);
+        if header.ok() != sync.target.map(|target| target.header) {
+            return Err(crate::wire::codec::Malformed);
+        }
+        sync.blocks = forest.references().copied().collect();
+        sync.blocks.sort_unstable();
+        (sync.forest, sync.stage) = (Some(forest), Stage::Copying);
+        Ok(())
+    }
+
+    /// Begins to read the next block from our own disk; false when there is none, or no room.
+    fn begin_part(&mut self, effects: &mut Effects) -> bool {
+        let Some(sync) = &self.sync else { return false };
+        let Some(reference) = sync.next().filter(|_| sync.parts.len() < ASKED_MAX) else { return false };
+        let token = |address| Waits::BlockLooked { address };
+        if !self.read_block(&reference, token, effects) {
+            return false;
+        }
+        if let Some(sync) = &mut self.sync {
+            sync.begun += usize::from(sync.stage == Stage::Copying);
+            sync.parts.push_back(Part { reference, stage: PartStage::Reading });
+        }
+        true
+    }
+
+    /// What our own disk has in the place of a block.
+    pub(super) fn on_part_read(&mut self, address: u32, read: Option<Message>, effects: &mut Effects) {
+        let Some(sync) = &mut self.sync else { return };
+        let reading = |part: &Part| {
+            part.reference.address == u64::from(address) && matches!(part.stage, PartStage::Reading)
+        };
+        let Some(at) = sync.parts.iter().position(reading) else { return };
+        let reference = sync.parts[at].reference;
+        let stage = match self.open_block(&reference, read.as_ref()) {
+            Some(payload) => {
+                self.mark(Mark::TransferKept);
+                PartStage::Here(payload)
+            }
+            None => PartStage::Missing { asked: false },
+        };
+        if let Some(sync) = &mut self.sync {
+            sync.parts[at].stage = stage;
+        }
+        self.take_parts(effects);
+    }
+
+    fn ask_for_parts(&mut self, effects: &mut Effects) {
+        let Some(sync) = &mut self.sync else { return };
+        let mut wanted = Vec::new();
+        for part in &mut sync.parts {
+            if let PartStage::Missing { asked: asked @ false } = &mut part.stage {
+                *asked = true;
+                wanted.push(part.reference);
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let to = sync.from;
+        self.request_blocks(to, &wanted, effects);
+        let after = self.jittered(self.resend_after());
+        self.timers.set(Timer::Repair, self.in_a(after));
+    }
+
+    pub(super) fn on_part_ended(&mut self, address: u32, written: bool) {
+        if let Some(sync) = &mut self.sync {
+            sync.writes -= 1;
+        }
+        self.on_part_written(u64::from(address), written);
+    }
+
+    /// A block that could not be written is begun again, after a while.
+    fn on_part_written(&mut self, address: u64, written: bool) {
+        if let Some(sync) = self.sync.as_mut().filter(|_| !written) {
+            sync.refused.extend(sync.blocks.iter().find(|block| block.address == address));
+        }
+    }
+
+    /// After a while: what the disk refused is looked for once more.
+    pub(super) fn retry_parts(&mut self) {
+        if let Some(sync) = &mut self.sync {
+            sync.blocks.append(&mut sync.refused);
+        }
+    }
+
+    /// A block is not what it must be: its referrer is none of ours. Once more, from whoever is asked next.
+    fn transfer_was_wrong(&mut self) {
         self.ignore(Ignored::Mismatch);
         self.mark(Mark::TransferWrong);
-        self.abandon_image();
         if let Some(sync) = &mut self.sync {
             sync.restart();
-            sync.resuming = false;
         }
         let again = self.jittered(self.resend_after());
         self.timers.set(Timer::Repair, self.in_a(again));
     }
 
-    /// The peer's checkpoint is ours now.
+    /// All blocks are durable here: the superblock may name them.
+    pub(super) fn on_transfer_flushed(&mut self) {
+        let Some(sync) = self.sync.as_mut().filter(|sync| sync.stage == Stage::Flushing) else { return };
+        sync.stage = Stage::Naming;
+        let target = sync.target.expect("it is here");
+        self.name_checkpoint(target);
+    }
+
+    /// The superblock is durable.
     pub(super) fn sync_settled(&mut self, effects: &mut Effects) {
-        let Some(sync) = &self.sync else { return };
-        let foreign = sync.stage == Stage::Installing;
-        let Some(bytes) = self.take_named_image() else { return };
-        if !foreign {
-            // Our own checkpoint became durable while a transfer was about to begin.
-            self.journal.base = self.superblock.durable().checkpoint.op();
-            return self.keep_spare(bytes);
+        let durable = self.superblock.durable();
+        let (transferring, checkpoint) = (durable.transferring, durable.checkpoint);
+        let Some(sync) = &mut self.sync else { return };
+        match sync.stage {
+            Stage::Entrusting if transferring => self.begin_opening(effects),
+            Stage::Naming if !transferring && sync.target == Some(checkpoint) => self.install(effects),
+            _ => {}
         }
-        self.sync = None;
-        self.state_lost = false;
+    }
+
+    /// The peer's checkpoint is ours now.
+    fn install(&mut self, effects: &mut Effects) {
+        let Some(forest) = self.sync.take().and_then(|sync| sync.forest) else { return };
         self.mark(Mark::TransferDone);
-        let Ok(header) = self.load_image(&bytes) else {
+        let Ok(header) = self.load_forest(forest) else {
             return effects.push(Effect::Stop(Fatal::CheckpointLost));
         };
-        self.keep_spare(bytes);
+        self.state_lost = false;
         self.adopt(header);
         self.journal.restart_at(&header);
         self.durable_op = self.journal.base;

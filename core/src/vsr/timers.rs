@@ -16,6 +16,8 @@ pub enum Timer {
     Resend,
     /// Ask again for what is missing.
     Repair,
+    /// Ask another peer for blocks that are damaged here.
+    Blocks,
     /// Exchange views and checkpoints with the other replicas.
     Ping,
     /// Primary: sessions whose edge fell silent.
@@ -24,12 +26,13 @@ pub enum Timer {
     HandOver,
 }
 
-const TIMERS: [Timer; 8] = [
+const TIMERS: [Timer; 9] = [
     Timer::Heartbeat,
     Timer::PrimarySilent,
     Timer::ViewChange,
     Timer::Resend,
     Timer::Repair,
+    Timer::Blocks,
     Timer::Ping,
     Timer::Lease,
     Timer::HandOver,

@@ -12,14 +12,24 @@ pub(super) enum Waits {
     SlotRead { slot: u32 },
     /// One copy of the superblock became durable.
     SuperblockWritten { copy: u32 },
-    /// A part of a checkpoint became durable.
-    CheckpointWritten { chunk: u32 },
-    /// A part of our checkpoint was read while opening.
-    CheckpointRecovered { chunk: u32 },
-    /// A part of our checkpoint was read for a peer.
-    CheckpointRead { chunk: u32 },
-    /// A part that an earlier state transfer left on the disk was read.
-    CheckpointKept { chunk: u32 },
+    /// A block of a checkpoint that is being made was written.
+    BlockWritten { address: u32 },
+    /// All blocks of a checkpoint that was made are durable.
+    CheckpointFlushed,
+    /// A block of our checkpoint was read while opening.
+    BlockRecovered { address: u32 },
+    /// A block was read because somebody here wants it.
+    BlockRead { address: u32 },
+    /// A block was read for a peer.
+    BlockServed { address: u32 },
+    /// A block that was damaged was written anew.
+    BlockRepaired { address: u32 },
+    /// What our disk has in the place of a block of a peer's checkpoint was read.
+    BlockLooked { address: u32 },
+    /// A block of a peer's checkpoint was written.
+    BlockTransferred { address: u32 },
+    /// All blocks of a peer's checkpoint are durable.
+    TransferFlushed,
     /// Everything that opening read is durable.
     Synced,
 }
@@ -31,11 +41,16 @@ impl Waits {
             Self::SlotRecovered { slot } => (2, slot),
             Self::SlotRead { slot } => (3, slot),
             Self::SuperblockWritten { copy } => (4, copy),
-            Self::CheckpointWritten { chunk } => (5, chunk),
-            Self::CheckpointRecovered { chunk } => (6, chunk),
-            Self::CheckpointRead { chunk } => (7, chunk),
+            Self::BlockWritten { address } => (5, address),
+            Self::BlockRecovered { address } => (6, address),
+            Self::BlockRead { address } => (7, address),
             Self::Synced => (8, 0),
-            Self::CheckpointKept { chunk } => (9, chunk),
+            Self::BlockServed { address } => (9, address),
+            Self::BlockRepaired { address } => (10, address),
+            Self::BlockLooked { address } => (11, address),
+            Self::BlockTransferred { address } => (12, address),
+            Self::CheckpointFlushed => (13, 0),
+            Self::TransferFlushed => (14, 0),
         };
         Token(kind << 32 | u64::from(number))
     }
@@ -49,11 +64,16 @@ impl Waits {
             2 => Self::SlotRecovered { slot: number },
             3 => Self::SlotRead { slot: number },
             4 => Self::SuperblockWritten { copy: number },
-            5 => Self::CheckpointWritten { chunk: number },
-            6 => Self::CheckpointRecovered { chunk: number },
-            7 => Self::CheckpointRead { chunk: number },
+            5 => Self::BlockWritten { address: number },
+            6 => Self::BlockRecovered { address: number },
+            7 => Self::BlockRead { address: number },
             8 => Self::Synced,
-            9 => Self::CheckpointKept { chunk: number },
+            9 => Self::BlockServed { address: number },
+            10 => Self::BlockRepaired { address: number },
+            11 => Self::BlockLooked { address: number },
+            12 => Self::BlockTransferred { address: number },
+            13 => Self::CheckpointFlushed,
+            14 => Self::TransferFlushed,
             _ => panic!("a token that no replica made: {token:?}"),
         }
     }

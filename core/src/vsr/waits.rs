@@ -40,7 +40,7 @@ impl<M: Machine> Replica<M> {
         if !self.superblock.is_settled() {
             waits.push("for its superblock".into());
         }
-        if self.is_writing_image() {
+        if self.is_checkpointing() {
             waits.push("for its checkpoint to be written".into());
         }
         if self.state_lost {

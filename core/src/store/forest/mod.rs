@@ -354,6 +354,12 @@ impl Forest {
         &mut self.writer
     }
 
+    /// The payload of a block that is still on its way to the disk.
+    #[must_use]
+    pub fn under_way(&self, reference: &BlockRef) -> Option<&[u8]> {
+        self.writer.get(reference)
+    }
+
     #[must_use]
     pub fn free_set(&self) -> &FreeSet {
         &self.writer.free
