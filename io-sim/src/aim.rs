@@ -23,7 +23,7 @@ use crate::world::{Event, World, zone_of};
 pub enum Zone {
     Superblock,
     Log,
-    Checkpoint,
+    Grid,
 }
 
 impl Zone {
@@ -31,8 +31,8 @@ impl Zone {
     pub fn of(layout: &Layout, offset: u64) -> Self {
         match offset {
             offset if offset < SUPERBLOCK_ZONE as u64 => Self::Superblock,
-            offset if offset < layout.checkpoint_offset(0) => Self::Log,
-            _ => Self::Checkpoint,
+            offset if offset < layout.hot_size() => Self::Log,
+            _ => Self::Grid,
         }
     }
 }
@@ -104,7 +104,7 @@ const COMMANDS: [Command; 20] = [
 /// All pairs that a swarm must try.
 #[must_use]
 pub fn pairs() -> Vec<Pair> {
-    let zones = [Zone::Superblock, Zone::Log, Zone::Checkpoint];
+    let zones = [Zone::Superblock, Zone::Log, Zone::Grid];
     let writes = zones.into_iter().flat_map(|zone| [Point::Write(zone), Point::Durable(zone)]);
     let frames = COMMANDS.into_iter().flat_map(|command| [Point::Send(command), Point::Receive(command)]);
     let statuses = [Status::Normal, Status::ViewChange, Status::RecoveringHead].map(Point::Become);

@@ -1,13 +1,13 @@
 //! The fault atlas: which replicas' disks may be damaged where.
 //!
 //! The one law: **the damage of one world can always be repaired by the protocol.** So it is decided beforehand
-//! which replicas may lose parts of their log and their checkpoints (fewer than a replication quorum, and few
+//! which replicas may lose parts of their log and of their grid (fewer than a replication quorum, and few
 //! enough that the others can elect), and how much of a superblock may be damaged at a time:
 //!
 //! | zone | whose | how much at a time |
 //! |---|---|---|
 //! | superblock | anybody's | one copy of each pair |
-//! | log, checkpoints | the victims' | anything; |
+//! | log, grid | the victims' | anything; |
 //! | | | a lost write only while nothing else of the log is damaged, and only of an entry that a later one witnesses |
 //!
 //! A write that was lost and that nothing witnesses can't be told from one that was never made, by anybody.
@@ -34,7 +34,8 @@ pub enum Harm {
     RecentEntry,
     /// Bits anywhere in the log flip.
     Entry,
-    Checkpoint,
+    /// Bits of a block of the grid flip.
+    Block,
     /// A write to the log, reported as durable, never happened.
     LostWrite,
     /// A write went to another place as well: what was there is gone.
@@ -48,7 +49,7 @@ impl Harm {
         Self::Superblock,
         Self::RecentEntry,
         Self::Entry,
-        Self::Checkpoint,
+        Self::Block,
         Self::LostWrite,
         Self::Misdirected,
         Self::Unreadable,
@@ -83,20 +84,20 @@ pub fn harm(disk: &mut Disk, layout: &Layout, harm: Harm, random: &mut Random) -
             let Some(sector) = pick(&disk.written(log_of(layout)), random) else { return false };
             !disk.has_lost_write() && disk.rot(sector, random.u64())
         }
-        Harm::Checkpoint => {
-            let end = usize::try_from(layout.file_size()).expect("small") / SECTOR;
+        Harm::Block => {
+            let end = usize::try_from(layout.file_size_max()).expect("small") / SECTOR;
             let Some(sector) = pick(&disk.written(log_of(layout).end..end), random) else { return false };
             disk.rot(sector, random.u64())
         }
         Harm::LostWrite => lose_write(disk, layout, random),
         Harm::Misdirected => {
-            let end = usize::try_from(layout.file_size()).expect("small") / SECTOR;
+            let end = usize::try_from(layout.file_size_max()).expect("small") / SECTOR;
             let (recent, any) = (disk.recent(log_of(layout)), disk.written(SUPERBLOCK_ZONE / SECTOR..end));
             let (Some(from), Some(to)) = (pick(&recent, random), pick(&any, random)) else { return false };
             from != to && !disk.has_lost_write() && disk.misdirect(from, to)
         }
         Harm::Unreadable => {
-            let end = usize::try_from(layout.file_size()).expect("small") / SECTOR;
+            let end = usize::try_from(layout.file_size_max()).expect("small") / SECTOR;
             let any = disk.written(SUPERBLOCK_ZONE / SECTOR..end);
             let Some(sector) = pick(&any, random).filter(|_| !disk.has_lost_write()) else { return false };
             disk.make_unreadable(sector)

@@ -152,6 +152,11 @@ impl Disk {
         read
     }
 
+    /// What a process would read, at any time.
+    pub fn peek(&self, offset: u64, into: &mut [u8]) {
+        self.read(offset, into);
+    }
+
     /// Takes an operation; [`Disk::step`] it at that time.
     pub fn submit(&mut self, now: Instant, op: DiskOp) -> (Ticket, Instant) {
         let (work, takes) = match op {

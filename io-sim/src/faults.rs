@@ -340,8 +340,10 @@ pub struct Shape {
     pub unfit: Duration,
     /// Sessions that the shard has room for: one for each edge at least.
     pub sessions: u16,
-    /// Messages of history that the shard keeps, and keys that it remembers.
-    pub messages: u32,
+    /// Sectors of a block of the grid.
+    pub block_sectors: u32,
+    /// Messages that retention leaves of a room, zero: all; and keys that the shard remembers.
+    pub room_messages: u32,
     pub keys: u32,
 }
 
@@ -361,6 +363,7 @@ impl Shape {
         // Two copies at least, and of most shapes the majority.
         let flexible = random.within(u64::from(replicas.min(2))..=replicas.into());
         let flexible = u8::try_from(flexible).expect("at most 7");
+        let slot_sectors = u32::try_from(random.within(2..=4)).expect("at most 4");
         let edges = u8::try_from(random.within(1..=3)).expect("at most 3");
         Self {
             replicas,
@@ -369,14 +372,15 @@ impl Shape {
             pipeline: u8::try_from(pipeline).expect("at most 8"),
             window: u8::try_from(random.within(2..=8)).expect("at most 8"),
             // Small, so that the log wraps often (H33).
-            wal_slots: u32::try_from(random.within((2 * pipeline).max(16)..=wal_most)).expect("at most 64"),
-            slot_sectors: u32::try_from(random.within(2..=4)).expect("at most 4"),
+            wal_slots: 2 * u32::try_from(random.within(pipeline.max(8)..=wal_most / 2)).expect("at most 64"),
+            slot_sectors,
             session_lease: ms(500..=1_200, random),
             ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),
             sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
-            messages: *random.pick(&[100, 100, 200, 1_024]),
+            block_sectors: *random.pick(&[1, slot_sectors]),
+            room_messages: *random.pick(&[20, 50, 100, 0]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
         }
     }

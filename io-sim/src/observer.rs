@@ -7,6 +7,11 @@ use std::collections::BTreeSet;
 
 use tigerchat_core::chat::Chat;
 use tigerchat_core::edge::{Edge, loads};
+use tigerchat_core::store::forest::Forest;
+use tigerchat_core::store::grid::block::{self, BlockRef};
+use tigerchat_core::store::history::reader::Blocks;
+use tigerchat_core::store::layout::Layout;
+use tigerchat_core::store::sector::{Place, Zone};
 use tigerchat_core::types::{Address, EdgeId, ReplicaId};
 use tigerchat_core::vsr::load::LOADS;
 use tigerchat_core::vsr::machine::Machine as _;
@@ -15,8 +20,9 @@ use tigerchat_core::wire::chat::MessageEvent;
 use tigerchat_core::wire::entry::Digest;
 
 use crate::TENANT;
+use crate::disk::Disk;
 use crate::history::{FinalReplica, FinalRoom, SeenMessage, What};
-use crate::world::SHARD;
+use crate::world::{CLUSTER, SHARD};
 
 /// What was last seen of one replica.
 #[derive(Debug, Default)]
@@ -134,25 +140,73 @@ fn position(view: &View) -> (u64, u64, u64, u64, u64, u64) {
     (view.incarnation, view.view, view.log_view, view.op, view.commit, view.checkpoint)
 }
 
+/// Blocks as they lie on disks: of several, the first that has it whole.
+pub struct DiskBlocks<'a> {
+    layout: Layout,
+    disks: Vec<&'a Disk>,
+    payload: Vec<u8>,
+}
+
+impl<'a> DiskBlocks<'a> {
+    #[must_use]
+    pub fn new(layout: Layout, disks: Vec<&'a Disk>) -> Self {
+        Self { layout, disks, payload: Vec::new() }
+    }
+}
+
+impl Blocks for DiskBlocks<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        let grid = self.layout.grid();
+        let place = Place { cluster: CLUSTER, shard: SHARD, zone: Zone::Grid };
+        let mut image = vec![0; grid.block_bytes()];
+        let whole = self.disks.iter().any(|disk| {
+            disk.peek(grid.offset_of(reference.address), &mut image);
+            block::open(place, &grid, reference, &image, &mut self.payload).is_ok()
+        });
+        whole.then_some(&self.payload)
+    }
+}
+
+/// Those of a replica's forest that are on their way to the disk come first.
+struct AllBlocks<'a, 'b> {
+    forest: &'a Forest,
+    disks: &'a mut DiskBlocks<'b>,
+}
+
+impl Blocks for AllBlocks<'_, '_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        self.forest.under_way(reference).or_else(|| self.disks.get(reference))
+    }
+}
+
 /// What a replica holds at the end.
+///
+/// # Panics
+/// When a block of its history is on no disk: the atlas would not have allowed that.
 #[must_use]
-pub fn final_of(id: ReplicaId, replica: &Replica<Chat>) -> FinalReplica {
+pub fn final_of(id: ReplicaId, replica: &Replica<Chat>, disks: &mut DiskBlocks<'_>) -> FinalReplica {
     let chat = replica.machine();
     let mut encoded = Vec::new();
     chat.encode(&mut encoded);
-    let rooms = chat.rooms().map(|room| FinalRoom {
-        room: room.name.to_owned(),
-        epoch: room.epoch,
-        first: room.first,
-        head: room.head,
-        messages: chat.messages(TENANT, room.name).map(seen).collect(),
-        present: chat.present(TENANT, room.name).into_iter().map(str::to_owned).collect(),
+    let mut blocks = AllBlocks { forest: chat.forest(), disks };
+    let rooms = chat.rooms().map(|room| {
+        let mut messages = Vec::new();
+        let read = chat.messages(TENANT, room.name, &mut blocks, &mut |message| messages.push(seen(message)));
+        assert_eq!(read, Ok(()), "history of {} on replica {} is whole somewhere", room.name, id.0);
+        FinalRoom {
+            room: room.name.to_owned(),
+            epoch: room.epoch,
+            first: room.first,
+            head: room.head,
+            messages,
+            present: chat.present(TENANT, room.name).into_iter().map(str::to_owned).collect(),
+        }
     });
     FinalReplica {
         replica: id,
         commit: replica.observe().commit,
-        state: Digest::of(&encoded),
         rooms: rooms.collect(),
+        state: Digest::of(&encoded),
     }
 }
 

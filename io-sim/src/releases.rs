@@ -143,7 +143,7 @@ impl World<'_> {
         loop {
             let process = &self.processes[place];
             let zone = process.disk.as_ref().expect("replicas have disks").beginning(SUPERBLOCK_ZONE);
-            let (machine, pool) = (Chat::new(self.limits()), process.pool.clone());
+            let (machine, pool) = (Chat::new(self.limits(), &self.layout()), process.pool.clone());
             let start = Start { timeouts: timeouts.clone(), binary: process.binary, seed };
             let mut effects = Effects::new();
             match Replica::open(&zone, machine, pool, start, now, &mut effects) {

@@ -30,7 +30,7 @@ use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
 use crate::faults::{DiskErrors, Drawn, Shape};
 use crate::history::{Final, Observation, What};
 use crate::network::{Arriving, Network, Place};
-use crate::observer::{EdgeWatch, Watch, final_of};
+use crate::observer::{DiskBlocks, EdgeWatch, Watch, final_of};
 use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::queue::Queue;
@@ -285,10 +285,17 @@ impl<'a> World<'a> {
     #[must_use]
     pub fn end(&self, places: &BTreeSet<Place>) -> Final {
         let replicas = places.iter().filter_map(|place| match self.processes[*place].role {
-            Role::Replica(id) => Some(final_of(id, self.replica(*place)?)),
+            Role::Replica(id) => Some(final_of(id, self.replica(*place)?, &mut self.blocks_of(*place))),
             Role::Edge(_) => None,
         });
         Final { replicas: replicas.collect(), connected: self.users.connected(&self.connections) }
+    }
+
+    /// What a replica's history is read from: its own disk, and where that is damaged the others'.
+    fn blocks_of(&self, place: Place) -> DiskBlocks<'_> {
+        let own_first = [place].into_iter().chain((0..self.replicas()).filter(move |other| *other != place));
+        let disks = own_first.filter_map(|place| self.processes[place].disk.as_ref()).collect();
+        DiskBlocks::new(self.layout(), disks)
     }
 
     /// For the report of a standstill.
@@ -693,8 +700,8 @@ impl<'a> World<'a> {
 /// Where a write becomes durable.
 pub(crate) fn zone_of(layout: &Layout, op: &DiskOp) -> Option<Zone> {
     match op {
-        DiskOp::Write { offset, durable: true, .. } => Some(Zone::of(layout, *offset)),
-        _ => None,
+        DiskOp::Write { offset, .. } => Some(Zone::of(layout, *offset)),
+        DiskOp::Read { .. } | DiskOp::Sync { .. } => None,
     }
 }
 
@@ -715,7 +722,7 @@ fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew
     let id = ReplicaId(u16::try_from(place).expect("few replicas"));
     let config = ShardConfig { replica: id, ..config.clone() };
     let random = Random::new(seed, "disk", place as u64);
-    let mut disk = Disk::new(config.layout.file_size(), drawn.disk.clone(), random);
+    let mut disk = Disk::new(config.layout.file_size_max(), drawn.disk.clone(), random);
     let quorums = drawn.shape.quorums();
     let first = Members::first(quorums.replicas, quorums.replication).expect("only safe quorums are drawn");
     let members = if first.get(id).is_some() { first } else { Members::unknown() };
@@ -745,21 +752,20 @@ fn shard_config(shape: &Shape) -> ShardConfig {
         layout: Layout {
             wal_slots: shape.wal_slots,
             slot_sectors: shape.slot_sectors,
-            checkpoint_sectors: CHECKPOINT_SECTORS,
+            block_sectors: shape.block_sectors,
+            blocks_max: BLOCKS_MAX,
+            grid_step: 16,
         },
         limits: Limits {
-            messages: shape.messages,
-            message_bytes: MESSAGE_BYTES,
+            room_messages: shape.room_messages,
             keys: shape.keys,
             ..Limits::tiny()
         },
     }
 }
 
-/// More than a world's users say.
-const MESSAGE_BYTES: u32 = 192 << 10;
-/// Room for the largest state that these limits allow; sectors that nobody writes take no memory.
-const CHECKPOINT_SECTORS: u32 = 1024;
+/// More than a world's users fill.
+const BLOCKS_MAX: u32 = 1024;
 
 /// Small limits, so that the worlds meet them.
 fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {

@@ -98,7 +98,7 @@ pub(crate) fn replica(at: usize) -> Address {
 impl Outside {
     fn formatted(config: &ShardConfig, replica: ReplicaId, members: Members, now: Now) -> Self {
         let config = ShardConfig { replica, ..config.clone() };
-        let mut disk = vec![0; usize::try_from(config.layout.file_size()).unwrap()];
+        let mut disk = vec![0; usize::try_from(config.layout.file_size_max()).unwrap()];
         disk[..SUPERBLOCK_ZONE].copy_from_slice(&Superblock::format(config.clone(), members).zone());
         let pool = Pool::new(&pool_classes(&config, 8));
         Self { now, disk, pool, sent: VecDeque::new(), submitted: Vec::new(), stopped: None }
@@ -119,7 +119,7 @@ impl Cluster {
             pipeline: 4,
             sessions: 4,
             window: 4,
-            layout: Layout { wal_slots, slot_sectors: 2, checkpoint_sectors: 2048 },
+            layout: Layout { wal_slots, slot_sectors: 2, block_sectors: 2, blocks_max: 1024, grid_step: 16 },
             limits,
         };
         let now = Now { mono: Instant(1_000_000_000), wall: UnixNanos(1_700_000_000_000_000_000) };
@@ -161,7 +161,7 @@ impl Cluster {
         outside.now = now;
         let mut effects = Vec::new();
         let zone = outside.disk[..SUPERBLOCK_ZONE].to_vec();
-        let machine = Chat::new(self.config.limits);
+        let machine = Chat::new(self.config.limits, &self.config.layout);
         let start = Start { binary: self.binaries[at], ..Start::with_seed([at as u8 + 1; 32]) };
         let pool = outside.pool.clone();
         let replica = Replica::open(&zone, machine, pool, start, now, &mut effects)?;
