@@ -497,7 +497,7 @@ fn h33_the_log_takes_nothing_over_what_is_in_no_durable_checkpoint() {
     let layout = cluster.config.layout;
     let slots = u64::from(layout.wal_slots);
     let of_a_checkpoint =
-        |op: &DiskOp| matches!(op, DiskOp::Write { offset, .. } if *offset >= layout.checkpoint_offset(0));
+        |op: &DiskOp| matches!(op, DiskOp::Write { offset, .. } if *offset >= layout.hot_size());
     for number in 2..slots * 2 {
         prepare_one(&mut cluster, number);
         while let Some(at) = cluster.outside[0].submitted.iter().position(|op| !of_a_checkpoint(op)) {

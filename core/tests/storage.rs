@@ -269,15 +269,12 @@ fn h32_a_lost_write_past_an_uncertain_head_is_not_voted_away() {
 #[test]
 fn h36_who_lost_its_state_votes_and_acknowledges_nothing_until_it_has_another() {
     let mut cluster = ready(3, 20);
-    let layout = cluster.config.layout;
     assert!(cluster.view(1).checkpoint > 0);
     cluster.crash(2);
     cluster.crash(1);
     cluster.crash(0);
-    for copy in 0..2 {
-        let at = usize::try_from(layout.checkpoint_offset(copy)).unwrap();
-        cluster.outside[1].disk[at + 99] ^= 1;
-    }
+    let root = cluster.root_of(1);
+    cluster.outside[1].disk[root + 99] ^= 1;
     cluster.start(1);
     cluster.start(0);
     // As long as no part of a checkpoint reaches it, it follows and acknowledges nothing.
@@ -518,14 +515,13 @@ fn h20_a_checkpoint_that_nobody_has_whole_is_given_up_for_an_older_one() {
     cluster.crash(follows);
     let newer = cluster.outside[follows].disk.clone();
     let log = usize::try_from(layout.slot_offset(0)).unwrap()
-        ..usize::try_from(layout.checkpoint_offset(0)).unwrap();
+        ..usize::try_from(layout.hot_size()).unwrap();
+    let root = cluster.root_of(leads);
+    let other = |at: &usize| newer[*at..*at + SECTOR] != older[*at..*at + SECTOR] && *at != root;
+    let changed = (log.end..newer.len()).step_by(SECTOR).find(other).expect("a checkpoint has many blocks");
     cluster.outside[follows].disk = older;
     cluster.outside[follows].disk[log.clone()].copy_from_slice(&newer[log]);
-    for copy in 0..2 {
-        let part = layout.slot_sectors as usize * SECTOR;
-        cluster.outside[leads].disk
-            [usize::try_from(layout.checkpoint_offset(copy)).unwrap() + 2 * part + 9] ^= 1;
-    }
+    cluster.outside[leads].disk[changed + 9] ^= 1;
     cluster.start(leads);
     cluster.start(follows);
     cluster.pass(LONG * 2);

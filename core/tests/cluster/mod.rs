@@ -247,6 +247,12 @@ impl Cluster {
         self.nodes[at].as_ref().unwrap().replica(FILE).unwrap().observe()
     }
 
+    /// Where the root of the checkpoint that its superblock names lies in a node's file.
+    pub(crate) fn root_of(&self, at: usize) -> usize {
+        let root = Superblock::open(&self.outside[at].disk).unwrap().checkpoint.root;
+        usize::try_from(self.config.layout.grid().offset_of(root.address)).unwrap()
+    }
+
     pub(crate) fn replica(&self, at: usize) -> &Replica<Chat> {
         self.nodes[at].as_ref().unwrap().replica(FILE).unwrap()
     }
