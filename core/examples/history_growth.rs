@@ -70,6 +70,7 @@ fn main() {
         under_way: 32,
         interval_records: u32::try_from(interval).expect("--interval"),
         interval_bytes: u32::try_from(interval * 240).expect("--interval"),
+        interval_bytes_max: interval * 240,
     };
     let disk = match option("--file") {
         None => Disk::Memory(BTreeMap::new()),

@@ -58,6 +58,7 @@ registry! {
     TooManyRooms = 11006, "too_many_rooms", false, "the shard hosts as many rooms as it may", "ask the operator";
     TooManyConnections = 11007, "too_many_connections", true, "the edge serves as many connections as it may", "reconnect later or to another edge";
     TooManyPresent = 11008, "too_many_present", true, "the shard tracks as many present users as it may", "go on without presence";
+    StorageFull = 11009, "storage_full", true, "the shard's storage has no room for more; reads go on", "retry with the same key after a pause, and tell the operator";
     NoLeader = 12001, "no_leader", true, "the shard has no reachable primary right now", "retry with the same key";
     OutcomeUnknown = 12002, "outcome_unknown", true, "the command may or may not have been committed", "retry with the same key";
     Behind = 12003, "behind", true, "no reachable replica has caught up with your position", "retry after a pause";

@@ -49,6 +49,7 @@ fn what_an_op_does_to_a_warm_forest_allocates_nothing() {
         under_way: 8,
         interval_records: 400,
         interval_bytes: 400 * 200,
+        interval_bytes_max: 400 * 200,
     });
     let (mut allocations, mut said) = (0, 0u64);
     for interval in 0..40 {

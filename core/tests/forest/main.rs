@@ -296,6 +296,29 @@ fn h35_a_full_grid_is_seen_coming_and_freeing_makes_room() {
     }
 }
 
+/// Who acts by `is_full` alone never meets a grid without room, and knows the same after a restart.
+#[test]
+fn h35_whether_the_grid_is_full_follows_from_the_log_and_is_known_in_time() {
+    let full = ForestShape { grid: GridShape { blocks_max: 260, ..shape().grid }, ..shape() };
+    let mut world = World::new(full.clone(), 3, 8, false);
+    let mut rounds = [0, 0];
+    for round in 0..200 {
+        let is_full = world.forest.is_full();
+        rounds[usize::from(is_full)] += 1;
+        for say in 0..if is_full { 0 } else { 30 } {
+            world.step(Do::Say { room: say % ROOMS, size: 800 }).unwrap();
+        }
+        if round % 40 == 39 {
+            (0..ROOMS).for_each(|room| world.step(Do::Cut { room, left: 1 }).unwrap());
+        }
+        world.checkpoint().expect("it was seen coming");
+        let checkpoint = world.forest.newest().unwrap();
+        assert_eq!(open(&world.disk, full.clone(), checkpoint).is_full(), world.forest.is_full());
+    }
+    assert!(rounds[0] >= 20 && rounds[1] >= 20, "{rounds:?}");
+    world.check_blocks();
+}
+
 /// Without retention: what is on disk is not much more than what was said, also in the midst of merges.
 #[test]
 fn merges_take_hardly_any_space_of_their_own() {

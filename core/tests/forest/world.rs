@@ -32,6 +32,7 @@ pub(crate) fn shape() -> ForestShape {
         under_way: 6,
         interval_records: 100,
         interval_bytes: 20_000,
+        interval_bytes_max: 27_000,
     }
 }
 

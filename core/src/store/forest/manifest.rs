@@ -77,6 +77,7 @@ impl Forest {
         }
         out.extend_from_slice(&self.wipe.to_le_bytes());
         out.push(u8::from(self.wipe_again));
+        out.push(u8::from(self.full));
         out.extend_from_slice(&self.high_water.to_le_bytes());
         self.tree.encode(out);
         self.log.encode(out);
@@ -101,6 +102,7 @@ pub(super) struct Manifest {
     pub(super) done: Vec<Key>,
     pub(super) wipe: u64,
     pub(super) wipe_again: bool,
+    pub(super) full: bool,
     pub(super) high_water: u64,
     pub(super) tree: Tree,
     pub(super) pages: Vec<BlockRef>,
@@ -114,13 +116,14 @@ impl Manifest {
         let pending = keys(&mut fields, shape)?;
         require(pending.is_sorted_by(|one, next| one < next))?;
         let done = keys(&mut fields, shape)?;
-        let (wipe, wipe_again, high_water) = (fields.u64()?, fields.u8()?, fields.u64()?);
-        require(wipe_again <= 1 && high_water <= shape.grid.blocks_max)?;
+        let (wipe, wipe_again, full, high_water) =
+            (fields.u64()?, fields.u8()?, fields.u8()?, fields.u64()?);
+        require(wipe_again <= 1 && full <= 1 && high_water <= shape.grid.blocks_max)?;
         let tree = Tree::decode(&mut fields, &shape.grid)?;
         let pages = PageLog::decode(&mut fields, &shape.grid)?;
         let tail = fields.long()?.to_vec();
         fields.finish()?;
-        Ok(Self { pending, done, wipe, wipe_again: wipe_again == 1, high_water, tree, pages, tail })
+        Ok(Self { pending, done, wipe, wipe_again: wipe_again == 1, full: full == 1, high_water, tree, pages, tail })
     }
 }
 

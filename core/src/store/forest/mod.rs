@@ -64,6 +64,8 @@ pub struct ForestShape {
     /// What an interval brings, and bytes of it: so much memory is set aside, twice. One that brings more takes more.
     pub interval_records: u32,
     pub interval_bytes: u32,
+    /// Most bytes of records that an interval can bring: what [`Forest::is_full`] sets aside.
+    pub interval_bytes_max: u64,
 }
 
 /// Blocks that one step of the work makes at most: two of messages and two of the index, where something is erased.
@@ -135,6 +137,8 @@ pub struct Forest {
     wipe_again: bool,
     /// The highest block that ever held anything.
     high_water: u64,
+    /// The interval that goes on now had no room to grow as it began.
+    full: bool,
 }
 
 /// Where retention cut rooms off.
@@ -194,6 +198,7 @@ impl Forest {
             wipe: 0,
             wipe_again: false,
             high_water: 0,
+            full: false,
             shape,
         }
     }
@@ -321,6 +326,8 @@ impl Forest {
         self.begin_wipe();
         self.tree.plan(self.number, self.shape.fan_out as usize);
         let needed = self.blocks_needed(self.frozen.bytes() as u64);
+        let next = self.blocks_needed(self.shape.interval_bytes_max);
+        self.full = self.writer.free.free() < needed + next + next / 4;
         self.work = Some(Work::new(&self.tree, self.number, needed));
     }
 
@@ -417,6 +424,13 @@ impl Forest {
     #[must_use]
     pub fn has_room(&self, bytes: u64) -> bool {
         self.writer.free.free() + self.writer.free.released() >= self.blocks_needed(bytes)
+    }
+
+    /// Whether this interval is to bring nothing that makes the state grow: as it began it was not sure that its checkpoint
+    /// would find room. Follows from the log alone, so the state machine may act by it (H35).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Bytes of memory that indexes of runs take.

@@ -150,7 +150,7 @@ impl Opening {
         (forest.erasures.pending, forest.erasures.done) = (manifest.pending, manifest.done);
         (forest.number, forest.op) = (self.checkpoint.number, self.checkpoint.op);
         (forest.wipe, forest.wipe_again) = (manifest.wipe, manifest.wipe_again);
-        forest.high_water = manifest.high_water;
+        (forest.high_water, forest.full) = (manifest.high_water, manifest.full);
         self.pages = manifest.pages;
         Ok(())
     }
