@@ -375,6 +375,7 @@ impl Shape {
             wal_slots: 2 * u32::try_from(random.within(pipeline.max(8)..=wal_most / 2)).expect("at most 64"),
             slot_sectors,
             session_lease: ms(500..=1_200, random),
+            scrub: Duration::from_millis(*random.pick(&[10, 50, 200])),
             ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),

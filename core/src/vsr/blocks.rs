@@ -139,8 +139,14 @@ impl Blocks {
         self.fetches.iter().any(|fetch| fetch.reference == *reference && fetch.stage == Stage::Lost)
     }
 
-    pub(super) fn give_up(&mut self, reference: &BlockRef) {
-        self.fetches.retain(|fetch| fetch.reference != *reference);
+    /// Whether it came in this turn.
+    pub(super) fn is_here(&self, reference: &BlockRef) -> bool {
+        self.here.iter().any(|here| here.reference == *reference)
+    }
+
+    /// Whether somebody is looking for it.
+    pub(super) fn is_fetched(&self, reference: &BlockRef) -> bool {
+        self.fetches.iter().any(|fetch| fetch.reference == *reference)
     }
 
     fn put(&mut self, reference: BlockRef, payload: Vec<u8>, repairs: bool) {
@@ -172,7 +178,8 @@ impl<M: Machine> Replica<M> {
         Some(payload)
     }
 
-    fn fetch(&mut self, reference: BlockRef, effects: &mut Effects) {
+    /// Starts reading a block, unless it is being fetched, and from peers when it is damaged here.
+    pub(super) fn fetch(&mut self, reference: BlockRef, effects: &mut Effects) {
         let fetches = &self.blocks.fetches;
         let known = fetches.iter().any(|fetch| fetch.reference == reference);
         // One read of an address at a time: its token names nothing else.

@@ -107,6 +107,7 @@ marks! {
     TransferInViewChange = "transfer: ends while a view changes",
     BlockRotten = "blocks: one on the own disk is not what it must be",
     BlockRepaired = "blocks: a damaged one is had from a peer and written again",
+    ScrubOvertaken = "scrub: a block is of no use any more when it comes",
     QueryWaits = "reads: an answer waits for a block",
     CheckpointAwaited = "checkpoint: commits wait until the last one is written",
     ReadRoundAgain = "reads: a round is asked for again",

@@ -29,6 +29,7 @@ use super::reconfigure::Reconfiguration;
 use super::recovery::Recovery;
 use super::release::{Release, Releases};
 use super::repair::Repair;
+use super::scrub::Scrub;
 use super::sessions::Sessions;
 use super::superblock::Writer;
 use super::sync::Sync;
@@ -90,6 +91,8 @@ pub struct Timeouts {
     pub unfit: Duration,
     /// Views and checkpoints are exchanged this often.
     pub ping: Duration,
+    /// One block of the grid is read that often, to see whether it is whole.
+    pub scrub: Duration,
     /// A session whose edge was silent for so long is ended.
     pub session_lease: Duration,
 }
@@ -110,6 +113,7 @@ impl Default for Timeouts {
             no_progress: Duration::from_millis(750),
             unfit: Duration::from_secs(1),
             ping: Duration::from_millis(100),
+            scrub: Duration::from_millis(50),
             session_lease: Duration::from_secs(5),
         }
     }
@@ -276,6 +280,7 @@ pub struct Replica<M> {
     pub(super) repair: Repair,
     pub(super) checkpointing: Checkpointing,
     pub(super) blocks: Blocks,
+    pub(super) scrub: Scrub,
     pub(super) sync: Option<Sync>,
     pub(super) recovery: Option<Recovery>,
     pub(super) feed: Feed,
@@ -340,6 +345,7 @@ impl<M: Machine> Replica<M> {
             repair: Repair::default(),
             checkpointing: Checkpointing::default(),
             blocks: Blocks::new(&config.layout),
+            scrub: Scrub::new(),
             sync: None,
             recovery: None,
             feed: Feed::new(),
@@ -401,6 +407,7 @@ impl<M: Machine> Replica<M> {
         self.queries_turn(effects);
         self.repair_turn(effects);
         self.continue_view_change(effects);
+        self.scrub_turn(effects);
         self.blocks_turn_ended();
         self.superblock.pump(&self.pool, effects);
     }
@@ -419,6 +426,7 @@ impl<M: Machine> Replica<M> {
             Timer::Resend => self.on_resend(effects),
             Timer::Repair => self.on_repair_timer(effects),
             Timer::Blocks => self.on_blocks_timer(effects),
+            Timer::Scrub => self.on_scrub_timer(effects),
             Timer::Ping => self.on_ping_timer(effects),
             Timer::Lease => self.on_lease_timer(),
             Timer::HandOver => self.on_hand_over_timer(),

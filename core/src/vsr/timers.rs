@@ -18,6 +18,8 @@ pub enum Timer {
     Repair,
     /// Ask another peer for blocks that are damaged here.
     Blocks,
+    /// Read the next block, to see whether it is whole.
+    Scrub,
     /// Exchange views and checkpoints with the other replicas.
     Ping,
     /// Primary: sessions whose edge fell silent.
@@ -26,13 +28,14 @@ pub enum Timer {
     HandOver,
 }
 
-const TIMERS: [Timer; 9] = [
+const TIMERS: [Timer; 10] = [
     Timer::Heartbeat,
     Timer::PrimarySilent,
     Timer::ViewChange,
     Timer::Resend,
     Timer::Repair,
     Timer::Blocks,
+    Timer::Scrub,
     Timer::Ping,
     Timer::Lease,
     Timer::HandOver,

@@ -389,6 +389,29 @@ impl Forest {
         self.trailer.iter().chain(self.tree.references()).chain(self.log.references())
     }
 
+    /// The next blocks by address, from `from` on, of those that readers and the next checkpoint may need: for
+    /// scrubbing, at any time. At most as many as `into` has room for.
+    pub fn references_from(&self, from: u64, into: &mut Vec<BlockRef>) {
+        into.clear();
+        let all = self.trailer.iter().chain(self.tree.references()).chain(self.log.references());
+        for reference in all.filter(|reference| reference.address >= from) {
+            if into.len() < into.capacity() {
+                into.push(*reference);
+            } else if let Some(highest) = into.iter_mut().max_by_key(|one| one.address)
+                && reference.address < highest.address
+            {
+                *highest = *reference;
+            }
+        }
+        into.sort_unstable();
+    }
+
+    /// Whether a block is still referred to.
+    #[must_use]
+    pub fn refers_to(&self, reference: &BlockRef) -> bool {
+        self.trailer.iter().chain(self.tree.references()).chain(self.log.references()).any(|one| one == reference)
+    }
+
     /// Blocks that the work of the next checkpoint takes at most when its interval brings so many bytes of records.
     #[must_use]
     pub fn blocks_needed(&self, bytes: u64) -> u64 {
