@@ -338,6 +338,8 @@ pub struct Shape {
     /// What a primary bears, and for how long.
     pub no_progress: Duration,
     pub unfit: Duration,
+    /// One block is scrubbed that often.
+    pub scrub: Duration,
     /// Sessions that the shard has room for: one for each edge at least.
     pub sessions: u16,
     /// Sectors of a block of the grid.

@@ -166,7 +166,9 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             no_progress: Duration::from_millis(750),
             unfit: Duration::from_secs(1),
             sessions: 8,
-            messages: 1_024,
+            scrub: Duration::from_millis(100),
+            block_sectors: 2,
+            room_messages: 0,
             keys: 1_024,
         };
         Ok((still(shape), number(&words, "seed", 1)?))
