@@ -7,8 +7,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::store::forest::WorkError;
 use crate::pool::{Draft, Message};
+use crate::store::forest::WorkError;
 use crate::types::{Address, ConnectionId, Now, ShardId};
 use crate::vsr::membership::Members;
 use crate::vsr::release::WrongRelease;

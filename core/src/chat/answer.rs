@@ -6,11 +6,19 @@
 use alloc::vec::Vec;
 
 use super::Chat;
-use super::rooms::{Room, RoomId};
+use super::history as message;
+use super::rooms::RoomId;
 use crate::errors::ErrorCode;
-use crate::vsr::machine::PutAnswer;
-use crate::wire::chat::{ANSWER_HEAD, AnswerHead, Query};
+use crate::store::grid::block::BlockRef;
+use crate::store::history::reader::{self, Blocks, Direction, Ended};
+use crate::vsr::machine::{PutAnswer, Unanswered};
+use crate::wire::chat::{ANSWER_HEAD, AnswerHead, Query, RoomEvent};
+use crate::wire::codec::Malformed;
 use crate::wire::entry::Digest;
+
+/// Most blocks that one answer is made of: it ends early, with `more`, where the next one would be needed. They have
+/// to be in memory all at once, and whoever asks for a page waits for them one after the other.
+const BLOCKS_MAX: u32 = 24;
 
 /// An answer with a head and room for items behind it.
 struct Page<'a> {
@@ -33,6 +41,17 @@ impl Page<'_> {
         fits
     }
 
+    /// Puts an event, or says that it does not fit.
+    fn put_event(&mut self, event: &RoomEvent<'_>) -> bool {
+        let fits = self.answer.remaining() >= event.size();
+        if fits {
+            let mut out: &mut dyn PutAnswer = &mut *self.answer;
+            event.encode(&mut out).expect("there is room");
+            self.count += 1;
+        }
+        fits
+    }
+
     /// Fills in what the head could not know yet.
     fn finish(self, more: bool) {
         let end = self.start + ANSWER_HEAD;
@@ -41,44 +60,90 @@ impl Page<'_> {
     }
 }
 
-pub(super) fn query(chat: &Chat, query: &[u8], answer: &mut dyn PutAnswer) {
-    match Query::decode(query) {
-        Err(_) => refuse(ErrorCode::Malformed, None, answer),
-        Ok(Query::History { tenant, room, from, limit }) => match chat.rooms.find(tenant, room) {
-            None => refuse(ErrorCode::RoomUnknown, None, answer),
-            Some(id) => history(chat, id, from, limit, answer),
-        },
-        Ok(Query::Presence { tenant, room }) => match chat.rooms.find(tenant, room) {
-            None => refuse(ErrorCode::RoomUnknown, None, answer),
-            Some(id) => presence(chat, id, answer),
-        },
+/// Blocks, but no more than so many.
+struct Few<'a> {
+    blocks: &'a mut dyn Blocks,
+    left: u32,
+    /// Another one was asked for.
+    are_spent: bool,
+}
+
+impl Blocks for Few<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        self.are_spent = self.left == 0;
+        self.left = self.left.checked_sub(1)?;
+        self.blocks.get(reference)
     }
 }
 
-fn history(chat: &Chat, id: RoomId, from: u64, limit: u32, answer: &mut dyn PutAnswer) {
-    let room = chat.rooms.get(id);
-    let from = match from {
-        0 => (room.head + 1).saturating_sub(u64::from(limit)).max(room.first),
-        gone if gone < room.first => return refuse(ErrorCode::PositionGone, Some(room), answer),
-        ahead if ahead > room.head + 1 => return refuse(ErrorCode::PositionAhead, Some(room), answer),
-        from => from,
-    };
-    let Some(mut page) = begin(None, Some(room), answer) else { return };
-    let end = from.saturating_add(u64::from(limit)).min(room.head + 1);
-    let mut next = from;
-    while next < end {
-        let record = chat.history.get(id, next).expect("history holds first to head");
-        if !page.put([record, &[]]) {
-            break;
-        }
-        next += 1;
+pub(super) fn query(
+    chat: &Chat,
+    query: &[u8],
+    blocks: &mut dyn Blocks,
+    answer: &mut dyn PutAnswer,
+) -> Result<(), Unanswered> {
+    match Query::decode(query) {
+        Err(_) => refuse(chat, ErrorCode::Malformed, None, answer),
+        Ok(Query::History { tenant, room, from, limit }) => match chat.rooms.find(tenant, room) {
+            None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
+            Some(id) => return history(chat, id, (from, limit), blocks, answer),
+        },
+        Ok(Query::Presence { tenant, room }) => match chat.rooms.find(tenant, room) {
+            None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
+            Some(id) => presence(chat, id, answer),
+        },
     }
-    page.finish(next <= room.head);
+    Ok(())
+}
+
+fn history(
+    chat: &Chat,
+    id: RoomId,
+    (from, limit): (u64, u32),
+    blocks: &mut dyn Blocks,
+    answer: &mut dyn PutAnswer,
+) -> Result<(), Unanswered> {
+    let (first, head) = (chat.forest.first(id), chat.rooms.get(id).head);
+    let refused = match from {
+        0 => None,
+        gone if gone < first => Some(ErrorCode::PositionGone),
+        ahead if ahead > head + 1 => Some(ErrorCode::PositionAhead),
+        _ => None,
+    };
+    if let Some(error) = refused {
+        refuse(chat, error, Some(id), answer);
+        return Ok(());
+    }
+    let from = if from == 0 { (head + 1).saturating_sub(u64::from(limit)).max(first) } else { from };
+    let Some(mut page) = begin(chat, None, Some(id), answer) else { return Ok(()) };
+    let mut messages = reader::Page::new(id, from, Direction::Up, limit, first, head);
+    let mut few = Few { blocks, left: BLOCKS_MAX, are_spent: false };
+    let (mut next, mut is_whole) = (from, Ok(()));
+    let ended = messages.go_on(&chat.forest.view(), &mut few, &mut |record| {
+        match message::event(&chat.rooms, record) {
+            Ok(event) if page.put_event(&RoomEvent::Message(event)) => next = record.seq + 1,
+            Ok(_) => return false,
+            Err(Malformed) => {
+                is_whole = Err(Malformed);
+                return false;
+            }
+        }
+        true
+    })?;
+    is_whole?;
+    match ended {
+        // The first block has at least one message, so the page has too.
+        Ended::Needs(_) if few.are_spent => {}
+        Ended::Needs(reference) => return Err(Unanswered::Needs(reference)),
+        Ended::Done => {}
+    }
+    page.finish(next <= head);
+    Ok(())
 }
 
 /// Sorting takes memory for the time of the answer: reads are not on the way of a commit.
 fn presence(chat: &Chat, id: RoomId, answer: &mut dyn PutAnswer) {
-    let Some(mut page) = begin(None, Some(chat.rooms.get(id)), answer) else { return };
+    let Some(mut page) = begin(chat, None, Some(id), answer) else { return };
     let names = sorted(chat, id);
     let written = names.iter().take_while(|name| {
         let len = u8::try_from(name.len()).expect("names are short");
@@ -95,23 +160,26 @@ pub(super) fn sorted(chat: &Chat, id: RoomId) -> Vec<&str> {
     names
 }
 
-fn refuse(error: ErrorCode, room: Option<&Room>, answer: &mut dyn PutAnswer) {
-    if let Some(page) = begin(Some(error), room, answer) {
+fn refuse(chat: &Chat, error: ErrorCode, room: Option<RoomId>, answer: &mut dyn PutAnswer) {
+    if let Some(page) = begin(chat, Some(error), room, answer) {
         page.finish(false);
     }
 }
 
 /// Writes the head; `None` when the answer has no room even for that.
 fn begin<'a>(
+    chat: &Chat,
     error: Option<ErrorCode>,
-    room: Option<&Room>,
+    room: Option<RoomId>,
     answer: &'a mut dyn PutAnswer,
 ) -> Option<Page<'a>> {
     let start = answer.len();
     let mut head =
         AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
-    if let Some(room) = room {
-        (head.epoch, head.first, head.head, head.chain) = (room.epoch, room.first, room.head, room.chain);
+    if let Some(id) = room {
+        let room = chat.rooms.get(id);
+        (head.epoch, head.head, head.chain) = (room.epoch, room.head, room.chain);
+        head.first = chat.forest.first(id);
     }
     if answer.remaining() < ANSWER_HEAD {
         return None;

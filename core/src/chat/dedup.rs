@@ -6,7 +6,8 @@
 //!
 //! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in leftist heaps; a binary heap
 //! of authors by their oldest key finds the oldest of all. Both cost O(log n) in the worst case, whatever keys
-//! clients invent. Their shapes differ from replica to replica; what they yield does not.
+//! clients invent. Their shapes differ from replica to replica; what they yield does not. Keys, authors and the
+//! horizon are also rows of the forest, written as they change ([`super::tables`]); heaps and indexes are made anew.
 
 use alloc::vec::Vec;
 
@@ -17,11 +18,13 @@ use super::index::{Hash, Index, Slots};
 use super::limits::Limits;
 use super::names::UserName;
 use super::rooms::RoomId;
+use super::tables;
+use crate::store::forest::Forest;
 use crate::types::TenantId;
 use crate::wire::chat::Key;
 use crate::wire::entry::Digest;
 
-/// A key and the first result that it had, as it lies in memory and in checkpoints.
+/// A key and the first result that it had, as it lies in memory and in its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(super) struct Used {
@@ -66,11 +69,11 @@ const ALONE: Links = Links { left: NONE, right: NONE, rank: 1 };
 
 /// A user who has keys in the table.
 #[derive(Clone, Copy)]
-pub(super) struct Author {
-    pub(super) tenant: TenantId,
-    pub(super) name: UserName,
+struct Author {
+    tenant: TenantId,
+    name: UserName,
     /// Keys of theirs before this time are refused, milliseconds.
-    pub(super) horizon: u64,
+    horizon: u64,
     keys: u32,
     /// The oldest of them.
     root: u32,
@@ -134,12 +137,13 @@ impl Dedup {
     }
 
     /// Remembers a key that is not in the table; older ones leave when there is no room.
-    pub(super) fn insert(&mut self, tenant: TenantId, name: &str, mut used: Used) {
+    pub(super) fn insert(&mut self, forest: &mut Forest, tenant: TenantId, name: &str, mut used: Used) {
         let author = self.author(tenant, name);
         let over_share = author.filter(|author| self.authors[*author as usize].keys >= self.share);
         let slot = if let Some(author) = over_share {
             let (slot, unix_ms) = self.remove_oldest(author);
             self.authors[author as usize].horizon = self.authors[author as usize].horizon.max(unix_ms + 1);
+            self.write_author(forest, author);
             slot
         } else if self.len() == self.limit {
             let author = self.by_age[0];
@@ -147,7 +151,9 @@ impl Dedup {
             self.horizon = self.horizon.max(unix_ms + 1);
             if self.authors[author as usize].keys == 0 {
                 self.forget(author);
+                tables::clear(forest, tables::AUTHORS, author);
             }
+            tables::put_horizon(forest, self.horizon);
             slot
         } else {
             self.used.push(used);
@@ -159,25 +165,19 @@ impl Dedup {
             let author = self.author_slots.take();
             let name = UserName::new(name).expect("the caller checked the name");
             self.put_author(author, tenant, name, 0);
+            self.write_author(forest, author);
             author
         });
         used.author = author.into();
         self.used[slot as usize] = used;
+        tables::put_used(forest, slot, &used);
         self.links[slot as usize] = ALONE;
         self.attach(slot);
     }
 
-    pub(super) fn used(&self) -> &[Used] {
-        &self.used
-    }
-
     /// Authors with their slots, in order of these.
-    pub(super) fn authors(&self) -> impl Iterator<Item = (u32, &Author)> {
+    fn authors(&self) -> impl Iterator<Item = (u32, &Author)> {
         self.author_slots.iter().map(|slot| (slot, &self.authors[slot as usize]))
-    }
-
-    pub(super) fn author_count(&self) -> u32 {
-        self.author_slots.taken()
     }
 
     /// From a checkpoint, before any author or key.
@@ -195,7 +195,7 @@ impl Dedup {
         true
     }
 
-    /// From a checkpoint, in the order of [`Self::used`]. False: there can be no such key.
+    /// From a checkpoint, in order of slots. False: there can be no such key.
     pub(super) fn restore_used(&mut self, used: Used) -> bool {
         let (room, author) = (used.room.get(), used.author.get());
         let possible = self.len() < self.limit
@@ -237,6 +237,11 @@ impl Dedup {
             self.authors.push(author);
         }
         self.authors[slot as usize] = author;
+    }
+
+    fn write_author(&self, forest: &mut Forest, slot: u32) {
+        let Author { tenant, horizon, ref name, .. } = self.authors[slot as usize];
+        tables::put_author(forest, slot, tenant, horizon, name);
     }
 
     /// Puts a key that is in its slot into the index and into its author's heap.
@@ -352,8 +357,20 @@ impl Dedup {
 }
 
 #[cfg(test)]
+impl Dedup {
+    /// Writes all rows, for comparisons with those that were written one by one.
+    pub(super) fn write_all(&self, forest: &mut Forest) {
+        tables::put_horizon(forest, self.horizon);
+        self.authors().for_each(|(slot, _)| self.write_author(forest, slot));
+        (0..).zip(&self.used).for_each(|(slot, used)| tables::put_used(forest, slot, used));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::shape::forest_shape;
+    use crate::chat::tests::LAYOUT;
     use proptest::prelude::*;
 
     use zerocopy::FromZeros;
@@ -372,12 +389,13 @@ mod tests {
         fn the_oldest_key_leaves_first(draws in prop::collection::vec((0usize..144, 0u64..300), 1..900)) {
             let limits = Limits { keys: 128, ..Limits::tiny() };
             let mut dedup = Dedup::new(&limits, 0);
+            let mut forest = Forest::new(forest_shape(&limits, &LAYOUT));
             // Author, time and number of each key, by slot.
             let mut model: Vec<(usize, u64, u64)> = Vec::new();
             for (number, (author, unix_ms)) in draws.into_iter().enumerate() {
                 // Some authors write far more than others.
                 let (author, number) = (author.isqrt(), number as u64);
-                dedup.insert(TenantId(1), NAMES[author], used(unix_ms, number));
+                dedup.insert(&mut forest, TenantId(1), NAMES[author], used(unix_ms, number));
                 let key = (author, unix_ms, number);
                 let keys = model.iter().filter(|key| key.0 == author).count();
                 let over_share = keys == limits.keys_per_author() as usize;
@@ -392,7 +410,9 @@ mod tests {
             prop_assert_eq!(dedup.len() as usize, model.len());
             for (slot, (author, unix_ms, number)) in model.into_iter().enumerate() {
                 let key = used(unix_ms, number);
-                prop_assert_eq!(dedup.used()[slot].key, key.key);
+                prop_assert_eq!(dedup.used[slot].key, key.key);
+                let row = tables::used(&forest, slot as u32).unwrap();
+                prop_assert_eq!(row, Some(dedup.used[slot]));
                 let found = dedup.find(0, TenantId(1), NAMES[author], Key(key.key));
                 prop_assert_eq!(found.map(|found| found.key), Some(key.key));
             }

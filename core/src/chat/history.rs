@@ -1,148 +1,98 @@
-//! The messages that are still in memory: one ring for all rooms.
+//! Messages as history keeps them, and back. Layout: `docs/formats.md`, "Chat state".
 //!
-//! The one law: **the globally oldest message leaves first**, and when it leaves follows from counts and encoded
-//! sizes alone, never from where bytes happen to lie: a replica that came from a checkpoint keeps the same
-//! messages as one that never stopped.
-//!
-//! A record is the message's event exactly as it goes to edges, so that a page of history, a checkpoint and the
-//! feed are copies of bytes.
+//! The one law: **what comes back is what was said, or it is no message of ours.** Records come from a disk: what is
+//! in them is checked. Of a message whose content was erased everything else is there, with an empty body and a zero
+//! salt.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
-use super::index::{Hash, Index};
 use super::limits::Limits;
-use super::rooms::RoomId;
-use crate::wire::entry::Digest;
+use super::rooms::{RoomId, Rooms};
+use crate::store::history::record::{RECORD_HEAD, Record, State};
+use crate::wire::chat::{CONTENT_TYPE_MAX, Key, MessageEvent, USER_NAME_MAX};
+use crate::wire::codec::{Malformed, Reader};
 
-pub(super) struct History {
-    /// Records one after the other, each in one piece; where one does not fit before the end, it begins at zero.
-    /// Larger than `bytes_limit` by two records, so that such a gap never costs a message its place.
-    arena: Vec<u8>,
-    /// What lies where, in a ring over `len` slots from `oldest` on.
-    places: Vec<Place>,
-    oldest: u32,
-    len: u32,
-    bytes: usize,
-    bytes_limit: usize,
-    index: Index,
-    seed: u64,
+/// Bytes of the largest meta: op, index, key, kind, author, content type.
+const META_MAX: usize = 8 + 4 + 16 + 1 + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX;
+const SALT: usize = 16;
+
+/// Bytes of the largest record.
+pub(super) fn record_max(limits: &Limits) -> u32 {
+    ((RECORD_HEAD + META_MAX + SALT) as u32).saturating_add(limits.body_max)
 }
 
-/// A record in the arena.
-#[derive(Clone, Copy)]
-struct Place {
-    room: RoomId,
-    seq: u64,
-    start: usize,
-    size: u32,
-    chain: Digest,
+/// Where records are put together: memory that is taken once.
+pub(super) struct Scratch {
+    meta: Vec<u8>,
+    content: Vec<u8>,
 }
 
-/// What left history.
-pub(super) struct Removed {
-    pub(super) room: RoomId,
-    pub(super) seq: u64,
-    pub(super) chain: Digest,
-}
-
-impl History {
-    pub(super) fn new(limits: &Limits, seed: u64) -> Self {
-        let nothing = Place { room: 0, seq: 0, start: 0, size: 0, chain: Digest::ZERO };
+impl Scratch {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            arena: vec![0; limits.message_bytes as usize + 2 * limits.record_max()],
-            places: vec![nothing; limits.messages as usize],
-            oldest: 0,
-            len: 0,
-            bytes: 0,
-            bytes_limit: limits.message_bytes as usize,
-            index: Index::new(limits.messages),
-            seed,
+            meta: Vec::with_capacity(META_MAX),
+            content: Vec::with_capacity(SALT + limits.body_max as usize),
         }
     }
 
-    pub(super) fn len(&self) -> u32 {
-        self.len
-    }
-
-    /// Bytes of all records.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether a record of this size fits without removing another.
-    pub(super) fn fits(&self, size: usize) -> bool {
-        (self.len as usize) < self.places.len() && self.bytes + size <= self.bytes_limit
-    }
-
-    /// Appends a record that fits.
-    pub(super) fn push(&mut self, room: RoomId, seq: u64, chain: Digest, record: &[u8]) {
-        assert!(self.fits(record.len()), "the caller made room");
-        let mut start = self.newest().map_or(0, |newest| newest.start + newest.size as usize);
-        if start + record.len() > self.arena.len() {
-            start = 0;
+    /// A message as history keeps it.
+    pub(super) fn record(&mut self, room: RoomId, message: &MessageEvent<'_>) -> Record<'_> {
+        let Self { meta, content } = self;
+        meta.clear();
+        meta.extend_from_slice(&message.op.to_le_bytes());
+        meta.extend_from_slice(&message.index.to_le_bytes());
+        meta.extend_from_slice(&message.key.0);
+        meta.push(message.kind);
+        for text in [message.author, message.content_type] {
+            meta.push(u8::try_from(text.len()).expect("names are short"));
+            meta.extend_from_slice(text.as_bytes());
         }
-        self.arena[start..start + record.len()].copy_from_slice(record);
-        let size = u32::try_from(record.len()).expect("records are below 4 GiB");
-        let slot = self.slot(self.len);
-        self.places[slot as usize] = Place { room, seq, start, size, chain };
-        self.len += 1;
-        self.bytes += record.len();
-        self.index.insert(self.hash(room, seq), slot);
-    }
-
-    /// Removes the oldest record; `None` when there is none.
-    pub(super) fn pop(&mut self) -> Option<Removed> {
-        if self.len == 0 {
-            return None;
+        content.clear();
+        content.extend_from_slice(&message.salt);
+        content.extend_from_slice(message.body);
+        Record {
+            room,
+            seq: message.seq,
+            time: message.time,
+            parent: message.parent,
+            chain: message.chain,
+            state: State::Whole,
+            meta,
+            content,
         }
-        let slot = self.oldest;
-        let Place { room, seq, size, chain, .. } = self.places[slot as usize];
-        self.index.remove(self.hash(room, seq), slot);
-        self.oldest = self.slot(1);
-        self.len -= 1;
-        self.bytes -= size as usize;
-        Some(Removed { room, seq, chain })
     }
+}
 
-    /// The record of a message.
-    pub(super) fn get(&self, room: RoomId, seq: u64) -> Option<&[u8]> {
-        let is = |slot: u32| {
-            let place = &self.places[slot as usize];
-            place.room == room && place.seq == seq
-        };
-        let slot = self.index.find(self.hash(room, seq), is)?;
-        Some(self.record(&self.places[slot as usize]))
-    }
-
-    /// All records, oldest first, in at most two pieces.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        let Some(newest) = self.newest() else { return };
-        let start = self.places[self.oldest as usize].start;
-        let end = newest.start + newest.size as usize;
-        if start < end {
-            out.extend_from_slice(&self.arena[start..end]);
-            return;
+/// The message that a record holds.
+pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<MessageEvent<'a>, Malformed> {
+    let mut meta = Reader::new(record.meta);
+    let (op, index, key, kind) = (meta.u64()?, meta.u32()?, Key(meta.array()?), meta.u8()?);
+    let (author, content_type) = (meta.short_str()?, meta.short_str()?);
+    meta.finish()?;
+    let (salt, body) = match record.state {
+        State::Whole => {
+            let (salt, body) = record.content.split_first_chunk::<SALT>().ok_or(Malformed)?;
+            (*salt, body)
         }
-        // Up to the gap, which begins where the last record before the wrap ends.
-        let tail = self.bytes - end;
-        out.extend_from_slice(&self.arena[start..start + tail]);
-        out.extend_from_slice(&self.arena[..end]);
-    }
-
-    fn newest(&self) -> Option<&Place> {
-        self.len.checked_sub(1).map(|last| &self.places[self.slot(last) as usize])
-    }
-
-    fn record(&self, place: &Place) -> &[u8] {
-        &self.arena[place.start..place.start + place.size as usize]
-    }
-
-    fn slot(&self, nth: u32) -> u32 {
-        ((self.oldest as usize + nth as usize) % self.places.len()) as u32
-    }
-
-    fn hash(&self, room: RoomId, seq: u64) -> u32 {
-        Hash::new(self.seed).number(u64::from(room)).number(seq).finish()
-    }
+        State::Erased => ([0; SALT], &[][..]),
+        State::Anchor => return Err(Malformed),
+    };
+    let room = rooms.get(record.room);
+    Ok(MessageEvent {
+        tenant: room.tenant,
+        room: rooms.name(record.room),
+        epoch: room.epoch,
+        seq: record.seq,
+        op,
+        index,
+        time: record.time,
+        author,
+        key,
+        kind,
+        parent: record.parent,
+        chain: record.chain,
+        salt,
+        content_type,
+        body,
+    })
 }

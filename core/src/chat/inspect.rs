@@ -3,10 +3,13 @@
 use alloc::vec::Vec;
 
 use super::rooms::RoomId;
-use super::{Chat, answer};
+use super::{Chat, answer, history};
+use crate::store::history::reader::{Blocks, Direction, Ended, Page};
+use crate::store::history::record::Record;
 use crate::types::TenantId;
-use crate::wire::chat::{MessageEvent, RoomEvent};
-use crate::wire::codec::Reader;
+use crate::vsr::machine::Unanswered;
+use crate::wire::chat::MessageEvent;
+use crate::wire::codec::Malformed;
 use crate::wire::entry::Digest;
 
 /// A room as inspectors see it.
@@ -20,20 +23,19 @@ pub struct RoomView<'a> {
     pub head: u64,
     /// Chain value at `head`.
     pub chain: Digest,
-    /// Chain value at `first - 1`: where a verification of the history begins.
-    pub anchor: Digest,
 }
 
 /// How full the tables are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub rooms: u32,
-    pub messages: u32,
-    pub message_bytes: u32,
     pub keys: u32,
     /// Keys of anybody before this Unix time in milliseconds are refused; zero until keys ran out.
     pub key_horizon_ms: u64,
     pub present: u32,
+    /// Blocks of the grid in use, and how many there may ever be.
+    pub blocks: u64,
+    pub blocks_max: u64,
 }
 
 impl Chat {
@@ -41,11 +43,11 @@ impl Chat {
     pub fn usage(&self) -> Usage {
         Usage {
             rooms: self.rooms.len(),
-            messages: self.history.len(),
-            message_bytes: u32::try_from(self.history.bytes()).expect("limits are below 4 GiB"),
             keys: self.dedup.len(),
             key_horizon_ms: self.dedup.horizon(),
             present: self.presence.stay_count(),
+            blocks: self.forest.free_set().used(),
+            blocks_max: self.forest.shape().grid.blocks_max,
         }
     }
 
@@ -59,11 +61,64 @@ impl Chat {
         self.rooms.find(tenant, name).map(|id| self.view(id))
     }
 
-    /// The messages of a room that history holds, in ascending order.
-    pub fn messages(&self, tenant: TenantId, name: &str) -> impl Iterator<Item = MessageEvent<'_>> {
-        let room = self.rooms.find(tenant, name).map(|id| (id, self.rooms.get(id)));
-        room.into_iter()
-            .flat_map(move |(id, room)| (room.first..=room.head).map(move |seq| self.message(id, seq)))
+    /// Shows `sink` the messages of a room that history holds, in ascending order. When a block is missing it was shown
+    /// those before, and is shown them again when this is asked again.
+    pub fn messages(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        blocks: &mut dyn Blocks,
+        sink: &mut dyn FnMut(MessageEvent<'_>),
+    ) -> Result<(), Unanswered> {
+        let Some(id) = self.rooms.find(tenant, name) else { return Ok(()) };
+        self.records(id, self.forest.first(id), self.rooms.get(id).head, blocks, &mut |record| {
+            history::event(&self.rooms, record).map(&mut *sink)
+        })
+    }
+
+    /// The chain value at `first - 1` of a room: where a verification of its history begins. Zero when nothing was cut
+    /// off, or there is no such room.
+    pub fn anchor(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        blocks: &mut dyn Blocks,
+    ) -> Result<Digest, Unanswered> {
+        let mut chain = Digest::ZERO;
+        let id = self.rooms.find(tenant, name).filter(|id| self.forest.first(*id) > 1);
+        if let Some(id) = id {
+            let last = self.forest.first(id) - 1;
+            self.records(id, last, last, blocks, &mut |record| {
+                chain = record.chain;
+                Ok(())
+            })?;
+        }
+        Ok(chain)
+    }
+
+    /// All records of a room from `first` to `last`.
+    fn records(
+        &self,
+        id: RoomId,
+        first: u64,
+        last: u64,
+        blocks: &mut dyn Blocks,
+        each: &mut dyn FnMut(&Record<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Unanswered> {
+        let (mut from, mut is_whole) = (first, Ok(()));
+        while from <= last {
+            let mut page = Page::new(id, from, Direction::Up, u32::MAX, first, last);
+            let ended = page.go_on(&self.forest.view(), blocks, &mut |record| {
+                from = record.seq + 1;
+                is_whole = each(record);
+                is_whole.is_ok()
+            })?;
+            is_whole?;
+            if let Ended::Needs(reference) = ended {
+                return Err(Unanswered::Needs(reference));
+            }
+        }
+        Ok(())
     }
 
     /// Users present in a room, in order of their names.
@@ -72,24 +127,15 @@ impl Chat {
         self.rooms.find(tenant, name).map_or_else(Vec::new, |id| answer::sorted(self, id))
     }
 
-    fn message(&self, id: RoomId, seq: u64) -> MessageEvent<'_> {
-        let record = self.history.get(id, seq).expect("history holds first to head");
-        match RoomEvent::decode(&mut Reader::new(record)) {
-            Ok(RoomEvent::Message(message)) => message,
-            _ => unreachable!("records are messages that were encoded here, or checked"),
-        }
-    }
-
     fn view(&self, id: RoomId) -> RoomView<'_> {
         let room = self.rooms.get(id);
         RoomView {
             tenant: room.tenant,
             name: self.rooms.name(id),
             epoch: room.epoch,
-            first: room.first,
+            first: self.forest.first(id),
             head: room.head,
             chain: room.chain,
-            anchor: room.anchor,
         }
     }
 }

@@ -3,17 +3,13 @@
 //! The one law: **every table of the state has its size here**, chosen at `format`, kept in the superblock and
 //! equal on all replicas of a shard, because what is refused or forgotten follows from it.
 
-use crate::wire::chat::{BODY_MAX, CONTENT_TYPE_MAX, ROOM_NAME_MAX, USER_NAME_MAX};
+use crate::wire::chat::BODY_MAX;
 use crate::wire::codec::{Malformed, Reader};
 
 /// Sizes of the state, chosen at format, equal on all replicas of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub rooms: u32,
-    /// Messages kept in memory (and in checkpoints); older ones leave history and `first` moves up.
-    pub messages: u32,
-    /// Bytes of these messages, encoded.
-    pub message_bytes: u32,
     /// Keys remembered for deduplication.
     pub keys: u32,
     /// Age of a key, milliseconds, beyond which it is refused.
@@ -21,17 +17,17 @@ pub struct Limits {
     /// (room, user, session) triples present.
     pub present: u32,
     pub body_max: u32,
+    /// Messages of a room that retention leaves, the oldest go first; 0: all are kept for ever.
+    pub room_messages: u32,
 }
 
 /// Bytes of encoded [`Limits`].
 pub const LIMITS: usize = 64;
 /// Bytes of its fields; the rest is zero.
-const FIELDS: usize = 32;
+const FIELDS: usize = 28;
 
 /// Most entries that any table may be given.
 const TABLE_MAX: u32 = 1 << 24;
-/// Most bytes of messages.
-const MESSAGE_BYTES_MAX: u32 = 1 << 31;
 /// Largest body that may be configured.
 const BODY_MAX_MAX: u32 = 1 << 20;
 
@@ -42,46 +38,30 @@ const AUTHOR_SHARE: u32 = 8;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 impl Default for Limits {
-    /// For production: the state takes up to about 150 MiB.
+    /// For production: the tables take about 200 MiB of memory.
     fn default() -> Self {
         Self {
             rooms: 100_000,
-            messages: 1 << 18,
-            message_bytes: 64 << 20,
             keys: 1 << 18,
             key_horizon_ms: DAY_MS,
             present: 1 << 16,
             body_max: BODY_MAX as u32,
+            room_messages: 0,
         }
     }
 }
 
 impl Limits {
-    /// For a developer's machine: the encoded state stays below 20 MiB.
+    /// For a developer's machine: the pages of the state stay below 10 MiB.
     #[must_use]
     pub fn dev() -> Self {
-        Self {
-            rooms: 4096,
-            messages: 1 << 16,
-            message_bytes: 8 << 20,
-            keys: 1 << 15,
-            present: 1 << 13,
-            ..Self::default()
-        }
+        Self { rooms: 4096, keys: 1 << 15, present: 1 << 13, ..Self::default() }
     }
 
-    /// For simulated worlds: cheap to make, and a run of a thousand messages loses none to retention.
+    /// For simulated worlds: cheap to make, and small enough to run over.
     #[must_use]
     pub fn tiny() -> Self {
-        Self {
-            rooms: 32,
-            messages: 2048,
-            message_bytes: 512 << 10,
-            keys: 4096,
-            present: 256,
-            body_max: 1024,
-            ..Self::default()
-        }
+        Self { rooms: 32, keys: 4096, present: 256, body_max: 1024, ..Self::default() }
     }
 
     /// Keys of one author that are remembered.
@@ -93,18 +73,15 @@ impl Limits {
     /// Whether a machine can be made with these limits.
     #[must_use]
     pub fn is_sane(&self) -> bool {
-        let tables = [self.rooms, self.messages, self.keys, self.present];
-        tables.iter().all(|entries| (1..=TABLE_MAX).contains(entries))
-            && self.body_max <= BODY_MAX_MAX
-            && self.message_bytes <= MESSAGE_BYTES_MAX
-            && self.message_bytes as usize >= self.record_max()
+        let tables = [self.rooms, self.keys, self.present];
+        tables.iter().all(|entries| (1..=TABLE_MAX).contains(entries)) && self.body_max <= BODY_MAX_MAX
     }
 
     /// As the superblock keeps them.
     #[must_use]
     pub fn encode(&self) -> [u8; LIMITS] {
         let mut bytes = [0; LIMITS];
-        let words = [self.rooms, self.messages, self.message_bytes, self.keys, self.present, self.body_max];
+        let words = [self.rooms, self.keys, self.present, self.body_max, self.room_messages];
         for (field, word) in bytes.chunks_exact_mut(4).zip(words) {
             field.copy_from_slice(&word.to_le_bytes());
         }
@@ -117,21 +94,14 @@ impl Limits {
         let mut fields = Reader::new(bytes);
         let limits = Self {
             rooms: fields.u32()?,
-            messages: fields.u32()?,
-            message_bytes: fields.u32()?,
             keys: fields.u32()?,
             present: fields.u32()?,
             body_max: fields.u32()?,
+            room_messages: fields.u32()?,
             key_horizon_ms: fields.u64()?,
         };
         let rest_is_zero = fields.rest().iter().all(|byte| *byte == 0);
         if rest_is_zero && limits.is_sane() { Ok(limits) } else { Err(Malformed) }
-    }
-
-    /// Bytes of the largest message, encoded as an event.
-    pub(super) fn record_max(&self) -> usize {
-        let names = 1 + ROOM_NAME_MAX + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX;
-        4 + 1 + 4 + names + 8 + 8 + 8 + 4 + 8 + 16 + 1 + 8 + 32 + 16 + 4 + self.body_max as usize
     }
 }
 
@@ -147,8 +117,10 @@ mod tests {
         }
         let insane = Limits { keys: u32::MAX, ..Limits::tiny() };
         assert_eq!(Limits::decode(&insane.encode()), Err(Malformed));
-        let cramped = Limits { message_bytes: 100, ..Limits::tiny() };
-        assert_eq!(Limits::decode(&cramped.encode()), Err(Malformed));
+        let kept = Limits { room_messages: u32::MAX, ..Limits::tiny() };
+        assert_eq!(Limits::decode(&kept.encode()), Ok(kept));
+        let bloated = Limits { body_max: u32::MAX, ..Limits::tiny() };
+        assert_eq!(Limits::decode(&bloated.encode()), Err(Malformed));
         let mut trailing = Limits::tiny().encode();
         trailing[LIMITS - 1] = 1;
         assert_eq!(Limits::decode(&trailing), Err(Malformed));

@@ -1,8 +1,11 @@
 //! The chat state machine: rooms, messages, exactly once, presence. What a shard's log means.
 //!
 //! The one law: **`apply` is total and its effects follow from the log alone.** No input can stop it (H49), an
-//! error leaves the state as it was (I24), and time is the op's timestamp plus the command's index. After the
-//! machine was made it takes no memory: every table has its size from [`Limits`].
+//! error leaves the state as it was (I24), and time is the op's timestamp plus the command's index. Once warm the
+//! machine takes no memory: every table has its size from [`Limits`].
+//!
+//! What is looked up all the time is in memory in a form of its own ([`Rooms`], [`Dedup`], [`Presence`]); all of it is
+//! also in the [`Forest`], row by row, and messages are there alone.
 
 mod answer;
 pub mod chain;
@@ -16,6 +19,8 @@ mod names;
 mod presence;
 mod publish;
 mod rooms;
+mod shape;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +28,15 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use self::dedup::Dedup;
-use self::history::History;
+use self::history::Scratch;
 use self::presence::{Change, Presence};
 use self::rooms::{RoomId, Rooms};
 use crate::errors::ErrorCode;
+use crate::store::forest::Forest;
+use crate::store::history::reader::Blocks;
+use crate::store::layout::Layout;
 use crate::types::{FIRST_RELEASE, TenantId};
-use crate::vsr::machine::{At, Machine, PutAnswer};
+use crate::vsr::machine::{At, Machine, PutAnswer, Unanswered};
 use crate::wire::chat::{
     COMMANDS_MAX, CONTENT_TYPE_MAX, Command, Outcome, Publish, ROOM_NAME_MAX, RoomEvent, USER_NAME_MAX,
 };
@@ -38,6 +46,7 @@ use crate::wire::entry::Digest;
 pub use self::inspect::{RoomView, Usage};
 pub use self::limits::{LIMITS, Limits};
 pub use self::names::{is_room_name, is_user_name};
+pub use self::shape::{forest_shape, shape_is_sane};
 
 /// How far a key's time may be ahead of the op's.
 pub const KEY_AHEAD_MS: u64 = 60_000;
@@ -51,9 +60,10 @@ pub struct Chat {
     /// Of the last executed op.
     release: u32,
     rooms: Rooms,
-    history: History,
     dedup: Dedup,
     presence: Presence,
+    forest: Forest,
+    scratch: Scratch,
 }
 
 /// Where and by whom a command is executed.
@@ -70,28 +80,34 @@ impl Chat {
     /// An empty shard.
     ///
     /// # Panics
-    /// When the limits are not [sane](Limits::is_sane): our own bug, since what a superblock says is checked.
+    /// When limits or [shape](shape_is_sane) are not sane: our own bug, since what a superblock says is checked.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self::with_seed(limits, 0)
+    pub fn new(limits: Limits, layout: &Layout) -> Self {
+        Self::with_seed(limits, layout, 0)
     }
 
     /// An empty shard whose tables hash with a seed. The seed changes nothing that anybody could see (H39); a
     /// secret one keeps clients from inventing names that collide.
     ///
     /// # Panics
-    /// When the limits are not sane.
+    /// When limits or shape are not sane.
     #[must_use]
-    pub fn with_seed(limits: Limits, seed: u64) -> Self {
+    pub fn with_seed(limits: Limits, layout: &Layout, seed: u64) -> Self {
         assert!(limits.is_sane(), "limits are checked where they come from: {limits:?}");
+        Self::over(limits, seed, Forest::new(forest_shape(&limits, layout)))
+    }
+
+    /// Empty tables over a forest.
+    fn over(limits: Limits, seed: u64, forest: Forest) -> Self {
         Self {
             limits,
             seed,
             release: FIRST_RELEASE,
             rooms: Rooms::new(limits.rooms, seed),
-            history: History::new(&limits, seed),
             dedup: Dedup::new(&limits, seed),
             presence: Presence::new(&limits, seed),
+            forest,
+            scratch: Scratch::new(&limits),
         }
     }
 
@@ -125,7 +141,9 @@ impl Chat {
                 let epoch = turn.op;
                 let opened = RoomEvent::Opened { tenant, room: name, epoch };
                 opened.encode(feed).expect(NEVER_FULL);
-                self.rooms.add(tenant, name, epoch)
+                let id = self.rooms.add(tenant, name, epoch);
+                tables::put_room(&mut self.forest, id, &self.rooms.row(id));
+                id
             }
         };
         let room = self.rooms.get(id);
@@ -136,7 +154,7 @@ impl Chat {
         check_names(turn, room, user)?;
         let id = self.find(turn, tenant, room)?;
         let outcome = Outcome { epoch: self.rooms.get(id).epoch, ..turn.outcome() };
-        match self.presence.enter(id, user, turn.session) {
+        match self.presence.enter(&mut self.forest, id, user, turn.session) {
             Change::Nothing => {}
             Change::Refused => return Err(Outcome { error: Some(ErrorCode::TooManyPresent), ..outcome }),
             Change::User => {
@@ -150,7 +168,7 @@ impl Chat {
     fn leave(&mut self, turn: Turn, tenant: TenantId, room: &str, user: &str, feed: &mut Vec<u8>) -> Done {
         check_names(turn, room, user)?;
         let id = self.find(turn, tenant, room)?;
-        if self.presence.leave(id, user, turn.session) == Change::User {
+        if self.presence.leave(&mut self.forest, id, user, turn.session) == Change::User {
             let event = RoomEvent::Presence { tenant, room, user, present: false };
             event.encode(feed).expect(NEVER_FULL);
         }
@@ -196,7 +214,10 @@ fn check_names(turn: Turn, room: &str, user: &str) -> Result<(), Outcome> {
 
 impl Machine for Chat {
     fn set_release(&mut self, release: u32) {
-        self.release = release;
+        if self.release != release {
+            self.release = release;
+            tables::put_release(&mut self.forest, release);
+        }
     }
 
     fn apply(
@@ -222,7 +243,7 @@ impl Machine for Chat {
 
     fn session_closed(&mut self, _at: At, session: u64, feed: &mut Vec<u8>) -> u32 {
         let rooms = &self.rooms;
-        self.presence.close(session, |id, user| {
+        self.presence.close(&mut self.forest, session, |id, user| {
             let (tenant, room) = (rooms.get(id).tenant, rooms.name(id));
             let event = RoomEvent::Presence { tenant, room, user, present: false };
             event.encode(feed).expect(NEVER_FULL);
@@ -230,17 +251,31 @@ impl Machine for Chat {
         0
     }
 
-    fn query(&self, query: &[u8], answer: &mut dyn PutAnswer) {
-        answer::query(self, query, answer);
+    fn query(
+        &self,
+        query: &[u8],
+        blocks: &mut dyn Blocks,
+        answer: &mut dyn PutAnswer,
+    ) -> Result<(), Unanswered> {
+        answer::query(self, query, blocks, answer)
+    }
+
+    fn forest(&self) -> &Forest {
+        &self.forest
+    }
+
+    fn forest_mut(&mut self) -> &mut Forest {
+        &mut self.forest
+    }
+
+    fn restore(&mut self, forest: Forest) -> Result<(), Malformed> {
+        checkpoint::require(forest.shape() == self.forest.shape())?;
+        *self = Self::over(self.limits, self.seed, forest);
+        checkpoint::restore(self)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        checkpoint::encode(self, out);
-    }
-
-    fn decode(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        *self = Self::with_seed(self.limits, self.seed);
-        checkpoint::decode(self, bytes)
+        out.extend_from_slice(self.forest.pages().bytes());
     }
 
     fn check(&self, commands: &[u8]) -> bool {
@@ -254,10 +289,6 @@ impl Machine for Chat {
             }
         }
         true
-    }
-
-    fn encoded_max(&self) -> usize {
-        checkpoint::encoded_max(&self.limits)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The one law: **a user is present in a room as long as some session says so.** What subscribers hear is the first
 //! session's enter and the last session's leave, nothing between.
+//!
+//! People and stays are also rows of the forest, written as they change ([`super::tables`]).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,15 +12,17 @@ use super::index::{Hash, Index, Slots};
 use super::limits::Limits;
 use super::names::UserName;
 use super::rooms::RoomId;
+use super::tables;
+use crate::store::forest::Forest;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
 
 /// A user present in a room.
 #[derive(Clone, Copy)]
-pub(super) struct Person {
-    pub(super) room: RoomId,
-    pub(super) user: UserName,
+struct Person {
+    room: RoomId,
+    user: UserName,
     /// Sessions that say so.
     sessions: u32,
     /// Neighbours in the room's list, which is in no particular order.
@@ -28,10 +32,10 @@ pub(super) struct Person {
 
 /// A session that says that a person is present.
 #[derive(Clone, Copy)]
-pub(super) struct Stay {
+struct Stay {
     /// Slot of the person.
-    pub(super) person: u32,
-    pub(super) session: u64,
+    person: u32,
+    session: u64,
 }
 
 /// What an enter or a leave did.
@@ -71,7 +75,7 @@ impl Presence {
         }
     }
 
-    pub(super) fn enter(&mut self, room: RoomId, user: &str, session: u64) -> Change {
+    pub(super) fn enter(&mut self, forest: &mut Forest, room: RoomId, user: &str, session: u64) -> Change {
         let known = self.person(room, user);
         if known.is_some_and(|person| self.stay(person, session).is_some()) {
             return Change::Nothing;
@@ -82,25 +86,27 @@ impl Presence {
         let person = known.unwrap_or_else(|| {
             let slot = self.people_slots.take();
             self.put_person(slot, room, name);
+            tables::put_person(forest, slot, room, &name);
             slot
         });
         let slot = self.stay_slots.take();
         self.put_stay(slot, person, session);
+        tables::put_stay(forest, slot, person, session);
         if known.is_none() { Change::User } else { Change::Nothing }
     }
 
-    pub(super) fn leave(&mut self, room: RoomId, user: &str, session: u64) -> Change {
+    pub(super) fn leave(&mut self, forest: &mut Forest, room: RoomId, user: &str, session: u64) -> Change {
         let stay = self.person(room, user).and_then(|person| self.stay(person, session));
-        stay.map_or(Change::Nothing, |stay| self.end(stay))
+        stay.map_or(Change::Nothing, |stay| self.end(forest, stay))
     }
 
     /// Ends all that a session says, in order of slots, telling of each user who thereby is gone.
-    pub(super) fn close(&mut self, session: u64, mut gone: impl FnMut(RoomId, &str)) {
+    pub(super) fn close(&mut self, forest: &mut Forest, session: u64, mut gone: impl FnMut(RoomId, &str)) {
         for slot in 0..self.stays.len() as u32 {
             let stay = self.stays[slot as usize];
             if stay.session == session && self.stay_slots.is_taken(slot) {
                 let Person { room, user, .. } = self.people[stay.person as usize];
-                if self.end(slot) == Change::User {
+                if self.end(forest, slot) == Change::User {
                     gone(room, user.as_str());
                 }
             }
@@ -115,17 +121,8 @@ impl Presence {
     }
 
     /// People with their slots, in order of these.
-    pub(super) fn people(&self) -> impl Iterator<Item = (u32, &Person)> {
+    fn people(&self) -> impl Iterator<Item = (u32, &Person)> {
         self.people_slots.iter().map(|slot| (slot, &self.people[slot as usize]))
-    }
-
-    /// Stays with their slots, in order of these.
-    pub(super) fn stays(&self) -> impl Iterator<Item = (u32, &Stay)> {
-        self.stay_slots.iter().map(|slot| (slot, &self.stays[slot as usize]))
-    }
-
-    pub(super) fn people_count(&self) -> u32 {
-        self.people_slots.taken()
     }
 
     pub(super) fn stay_count(&self) -> u32 {
@@ -189,15 +186,17 @@ impl Presence {
         self.people[person as usize].sessions += 1;
     }
 
-    fn end(&mut self, slot: u32) -> Change {
+    fn end(&mut self, forest: &mut Forest, slot: u32) -> Change {
         let Stay { person, session } = self.stays[slot as usize];
         self.stay_index.remove(self.stay_hash(person, session), slot);
         self.stay_slots.release(slot);
+        tables::clear(forest, tables::STAYS, slot);
         self.people[person as usize].sessions -= 1;
         if self.people[person as usize].sessions > 0 {
             return Change::Nothing;
         }
         self.remove_person(person);
+        tables::clear(forest, tables::PEOPLE, person);
         Change::User
     }
 
@@ -220,6 +219,20 @@ impl Presence {
 
     fn stay_hash(&self, person: u32, session: u64) -> u32 {
         Hash::new(self.seed).number(u64::from(person)).number(session).finish()
+    }
+}
+
+#[cfg(test)]
+impl Presence {
+    /// Writes all rows, for comparisons with those that were written one by one.
+    pub(super) fn write_all(&self, forest: &mut Forest) {
+        for (slot, person) in self.people() {
+            tables::put_person(forest, slot, person.room, &person.user);
+        }
+        for slot in self.stay_slots.iter() {
+            let Stay { person, session } = self.stays[slot as usize];
+            tables::put_stay(forest, slot, person, session);
+        }
     }
 }
 

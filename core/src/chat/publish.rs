@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::dedup::Used;
 use super::limits::Limits;
 use super::rooms::RoomId;
-use super::{Chat, Done, KEY_AHEAD_MS, NEVER_FULL, Turn, chain, check_names};
+use super::{Chat, Done, KEY_AHEAD_MS, NEVER_FULL, Turn, chain, check_names, tables};
 use crate::errors::ErrorCode;
 use crate::wire::chat::{CONTENT_TYPE_MAX, KIND_MESSAGE, MessageEvent, Outcome, Publish, RoomEvent};
 use crate::wire::entry::Digest;
@@ -60,10 +60,10 @@ impl Chat {
         room.head = message.seq;
         room.chain = message.chain;
 
-        let start = feed.len();
         RoomEvent::Message(message).encode(feed).expect(NEVER_FULL);
-        self.make_room(feed.len() - start);
-        self.history.push(id, message.seq, message.chain, &feed[start..]);
+        self.forest.append(&self.scratch.record(id, &message));
+        tables::put_room(&mut self.forest, id, &self.rooms.row(id));
+        self.retain(id, message.seq);
 
         let used = Used {
             key: publish.key.0,
@@ -77,18 +77,15 @@ impl Chat {
             room: id.into(),
             author: 0.into(),
         };
-        self.dedup.insert(publish.tenant, publish.user, used);
+        self.dedup.insert(&mut self.forest, publish.tenant, publish.user, used);
         Outcome { seq: message.seq, epoch: message.epoch, chain: message.chain, ..turn.outcome() }
     }
 
-    /// Removes the oldest messages of the shard until a record fits.
-    fn make_room(&mut self, size: usize) {
-        while !self.history.fits(size) {
-            let removed = self.history.pop().expect("limits hold at least one message");
-            let room = self.rooms.get_mut(removed.room);
-            assert_eq!(room.first, removed.seq, "messages leave a room in order");
-            room.first = removed.seq + 1;
-            room.anchor = removed.chain;
+    /// Retention: a room that is over its number of messages loses its oldest one.
+    fn retain(&mut self, id: RoomId, head: u64) {
+        let (kept, first) = (u64::from(self.limits.room_messages), self.forest.first(id));
+        if kept > 0 && head - first + 1 > kept {
+            self.forest.cut(id, first + 1);
         }
     }
 

@@ -1,11 +1,12 @@
 //! Rooms: their names and where each one's log stands.
 //!
-//! The one law: **a room's sequence has no gaps**: it goes from `first` to `head`, what left history lies below
-//! `first`, and `anchor` is the chain value where the cut is.
+//! The one law: **a room's sequence has no gaps**: it goes from 1 to `head`. What of it is still in history says the
+//! forest, which is told of every change here ([`super::tables`]).
 
 use alloc::vec::Vec;
 
 use super::index::{Hash, Index};
+use super::tables::RoomRow;
 use crate::types::TenantId;
 use crate::wire::chat::ROOM_NAME_MAX;
 use crate::wire::entry::Digest;
@@ -22,12 +23,8 @@ pub(super) struct Room {
     pub(super) epoch: u64,
     /// Sequence of the newest message; zero: none yet.
     pub(super) head: u64,
-    /// Oldest sequence in history; `head + 1`: nothing is left, or nothing was said yet.
-    pub(super) first: u64,
     /// Chain value at `head`.
     pub(super) chain: Digest,
-    /// Chain value at `first - 1`.
-    pub(super) anchor: Digest,
 }
 
 pub(super) struct Rooms {
@@ -70,8 +67,7 @@ impl Rooms {
         self.index.insert(self.hash(tenant, name.as_bytes()), id);
         self.names.extend_from_slice(name.as_bytes());
         let name_end = u32::try_from(self.names.len()).expect("2^24 names of 128 bytes are below 4 GiB");
-        let (chain, anchor) = (Digest::ZERO, Digest::ZERO);
-        self.rooms.push(Room { tenant, name_end, epoch, head: 0, first: 1, chain, anchor });
+        self.rooms.push(Room { tenant, name_end, epoch, head: 0, chain: Digest::ZERO });
         id
     }
 
@@ -81,6 +77,12 @@ impl Rooms {
 
     pub(super) fn get_mut(&mut self, id: RoomId) -> &mut Room {
         &mut self.rooms[id as usize]
+    }
+
+    /// As its row has it.
+    pub(super) fn row(&self, id: RoomId) -> RoomRow<'_> {
+        let Room { tenant, epoch, head, chain, .. } = *self.get(id);
+        RoomRow { tenant, epoch, head, chain, name: self.name(id) }
     }
 
     pub(super) fn name(&self, id: RoomId) -> &str {

@@ -1,5 +1,6 @@
 //! The machine as a whole: scenarios of single promises, and hazards by their numbers.
 
+mod disk;
 mod model;
 
 use alloc::format;
@@ -7,8 +8,16 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use self::disk::{Disk, assert_written};
 use super::*;
+use crate::store::grid::block::BlockRef;
+use crate::store::history;
+use crate::store::history::reader::NoBlocks;
 use crate::wire::chat::{AnswerHead, KIND_MESSAGE, Key, MessageEvent, OUTCOME, Query};
+
+/// Blocks of a sector, levels of two runs: everything happens within a few hundred messages.
+pub(super) const LAYOUT: Layout =
+    Layout { wal_slots: 16, slot_sectors: 2, block_sectors: 1, blocks_max: 2000, grid_step: 16 };
 
 const TENANT: TenantId = TenantId(7);
 const SECOND: u64 = 1_000_000_000;
@@ -18,13 +27,14 @@ const NOW_MS: u64 = 1_800_000_000_000;
 /// A machine and a log that grows op by op, a second apart.
 struct World {
     chat: Chat,
+    disk: Disk,
     op: u64,
     feed: Vec<u8>,
 }
 
 impl World {
     fn new(limits: Limits) -> Self {
-        Self { chat: Chat::new(limits), op: 0, feed: Vec::new() }
+        Self { chat: Chat::new(limits, &LAYOUT), disk: Disk::default(), op: 0, feed: Vec::new() }
     }
 
     fn at(&self) -> At {
@@ -61,8 +71,26 @@ impl World {
     fn encoded(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.chat.encode(&mut bytes);
-        assert!(bytes.len() <= self.chat.encoded_max());
+        assert_written(&self.chat);
         bytes
+    }
+
+    /// Goes on with another machine, from a checkpoint.
+    fn restart(&mut self) {
+        self.op += 1;
+        let before = self.encoded();
+        self.chat = self.disk.restarted(&mut self.chat, self.op, self.op);
+        assert_eq!(self.encoded(), before);
+    }
+
+    /// Sequences, chain values and bodies of the messages in history.
+    fn messages(&mut self) -> Vec<(u64, Digest, Vec<u8>)> {
+        let mut seen = Vec::new();
+        let mut sink = |message: MessageEvent<'_>| {
+            seen.push((message.seq, message.chain, message.body.to_vec()));
+        };
+        self.chat.messages(TENANT, "r", &mut self.disk, &mut sink).expect("all blocks are here");
+        seen
     }
 }
 
@@ -117,9 +145,9 @@ fn messages_are_numbered_without_gaps_and_stamped_by_their_place() {
         assert_eq!((outcome.seq, outcome.index, outcome.op), (at as u64 + 1, at as u32, 2));
         assert_eq!(outcome.time, world.at().time + at as u64);
     }
-    let chains: Vec<_> = world.chat.messages(TENANT, "r").map(|message| message.chain).collect();
-    assert!(outcomes.iter().map(|outcome| outcome.chain).eq(chains));
     assert_eq!(world.events().len(), 3);
+    let chains = world.messages().into_iter().map(|message| message.1);
+    assert!(outcomes.iter().map(|outcome| outcome.chain).eq(chains));
 }
 
 #[test]
@@ -151,7 +179,7 @@ fn h43_a_retry_through_another_edge_yields_the_first_result() {
 
 #[test]
 fn a_duplicate_is_answered_when_its_message_has_left_history() {
-    let mut world = World::new(Limits { messages: 2, ..Limits::tiny() });
+    let mut world = World::new(Limits { room_messages: 2, ..Limits::tiny() });
     world.open("r");
     let first = world.one(publish(message(key(0, 1), b"hi")));
     for number in 2..6 {
@@ -220,26 +248,26 @@ fn users_are_present_from_their_first_enter_to_their_last_leave() {
     assert!(world.chat.present(TENANT, "r").is_empty());
 }
 
-fn ask(chat: &Chat, query: Query<'_>, room: usize) -> (AnswerHead, Vec<u8>) {
+fn ask(chat: &Chat, query: Query<'_>, room: usize, blocks: &mut dyn Blocks) -> (AnswerHead, Vec<u8>) {
     let mut bytes = Vec::new();
     query.encode(&mut bytes).unwrap();
     let pool = crate::pool::Pool::new(&[crate::pool::Class { size: room, count: 1 }]);
     let mut answer = pool.draft(room).unwrap();
-    chat.query(&bytes, &mut answer);
+    chat.query(&bytes, blocks, &mut answer).expect("all blocks are here");
     let mut reader = Reader::new(answer.bytes());
     (AnswerHead::decode(&mut reader).unwrap(), reader.rest().to_vec())
 }
 
 #[test]
 fn pages_of_history_join_without_gap_and_say_what_is_gone() {
-    let mut world = World::new(Limits { messages: 8, ..Limits::tiny() });
+    let mut world = World::new(Limits { room_messages: 8, ..Limits::tiny() });
     world.open("r");
     for number in 1..=12 {
         world.one(publish(message(key(0, number), &[number])));
     }
     let page = |from, limit, room| {
         let query = Query::History { tenant: TENANT, room: "r", from, limit };
-        let (head, items) = ask(&world.chat, query, room);
+        let (head, items) = ask(&world.chat, query, room, &mut NoBlocks);
         let mut reader = Reader::new(&items);
         let seqs: Vec<_> = core::iter::from_fn(|| match RoomEvent::decode(&mut reader) {
             Ok(RoomEvent::Message(message)) => Some(message.seq),
@@ -269,14 +297,15 @@ fn presence_is_answered_in_order_and_what_is_unknown_by_its_number() {
         world.one(Command::Enter { tenant: TENANT, room: "r", user });
     }
     let query = Query::Presence { tenant: TENANT, room: "r" };
-    let (head, items) = ask(&world.chat, query, 1000);
+    let (head, items) = ask(&world.chat, query, 1000, &mut NoBlocks);
     assert_eq!((head.count, head.more, &items[..]), (3, false, &b"\x03ann\x03bob\x02cy"[..]));
-    let (head, items) = ask(&world.chat, query, crate::wire::chat::ANSWER_HEAD + 9);
+    let (head, items) = ask(&world.chat, query, crate::wire::chat::ANSWER_HEAD + 9, &mut NoBlocks);
     assert_eq!((head.count, head.more, &items[..]), (2, true, &b"\x03ann\x03bob"[..]));
-    let (head, _) = ask(&world.chat, Query::Presence { tenant: TENANT, room: "x" }, 1000);
+    let unknown = Query::Presence { tenant: TENANT, room: "x" };
+    let (head, _) = ask(&world.chat, unknown, 1000, &mut NoBlocks);
     assert_eq!(head.error, Some(ErrorCode::RoomUnknown));
     let mut answer = Vec::new();
-    world.chat.query(b"\xffnonsense", &mut answer);
+    world.chat.query(b"\xffnonsense", &mut NoBlocks, &mut answer).unwrap();
     let head = AnswerHead::decode(&mut Reader::new(&answer)).unwrap();
     assert_eq!(head.error, Some(ErrorCode::Malformed));
 }
@@ -325,7 +354,7 @@ fn chain_by_hand(previous: [u8; 32], seen: &MessageEvent<'_>) -> [u8; 32] {
 
 #[test]
 fn every_message_chains_to_the_one_before_also_behind_a_cut() {
-    let mut world = World::new(Limits { messages: 5, ..Limits::tiny() });
+    let mut world = World::new(Limits { room_messages: 5, ..Limits::tiny() });
     world.open("r");
     let mut previous = [0; 32];
     for number in 1..=9u8 {
@@ -337,11 +366,20 @@ fn every_message_chains_to_the_one_before_also_behind_a_cut() {
     }
     let room = world.chat.room(TENANT, "r").unwrap();
     assert_eq!((room.first, room.head, room.chain.0), (5, 9, previous));
-    let end = world.chat.messages(TENANT, "r").fold(room.anchor, |previous, message| {
-        assert_eq!(message.chain, chain::next(previous, &message));
-        message.chain
-    });
-    assert_eq!(end, room.chain);
+    let chain = room.chain;
+    // From memory, and from blocks, of whose records before the cut the anchor is left.
+    for _ in 0..2 {
+        let mut previous = world.chat.anchor(TENANT, "r", &mut world.disk).unwrap();
+        assert_ne!(previous, Digest::ZERO);
+        let mut sink = |message: MessageEvent<'_>| {
+            assert_eq!(message.chain, chain::next(previous, &message));
+            previous = message.chain;
+        };
+        world.chat.messages(TENANT, "r", &mut world.disk, &mut sink).unwrap();
+        assert_eq!(previous, chain);
+        world.restart();
+    }
+    assert_eq!(world.chat.anchor(TENANT, "unknown", &mut NoBlocks), Ok(Digest::ZERO));
 }
 
 #[test]
@@ -349,9 +387,7 @@ fn h44_a_retry_after_a_checkpoint_yields_the_first_result() {
     let mut world = World::new(Limits::tiny());
     world.open("r");
     let first = world.one(publish(message(key(0, 1), b"hi")));
-    let bytes = world.encoded();
-    world.chat = Chat::with_seed(Limits::tiny(), 5);
-    world.chat.decode(&bytes).unwrap();
+    world.restart();
     let retry = Publish { salt: [9; 16], ..message(key(0, 1), b"hi") };
     assert_eq!(world.one(publish(retry)), Outcome { duplicate: true, ..first });
 }
@@ -391,11 +427,10 @@ fn h45_who_floods_the_table_moves_their_own_horizon_alone() {
     assert_eq!(world.one(publish(bob(2))).error, None, "and bob may use keys from before the flood");
 }
 
-/// Everything as large as it may be, in every table.
+/// Everything as large as it may be, in every table: rows and records have room for it.
 #[test]
-fn the_largest_state_is_as_large_as_was_said() {
-    let limits =
-        Limits { rooms: 3, messages: 80, keys: 16, present: 5, message_bytes: 64 * 1500, ..Limits::tiny() };
+fn the_largest_state_has_room() {
+    let limits = Limits { rooms: 3, keys: 16, present: 5, ..Limits::tiny() };
     let mut world = World::new(limits);
     let room = |number: u8| format!("{number}{}", "r".repeat(ROOM_NAME_MAX - 1));
     let user = |number: u8| format!("{:0>width$}", number, width = USER_NAME_MAX);
@@ -415,8 +450,156 @@ fn the_largest_state_is_as_large_as_was_said() {
     }
     let usage = world.chat.usage();
     assert_eq!((usage.rooms, usage.keys, usage.present), (3, 16, 5));
-    let unused = limits.message_bytes - usage.message_bytes;
-    assert!((unused as usize) < limits.record_max());
-    assert_eq!(world.encoded().len() + unused as usize, world.chat.encoded_max());
-    assert!(Chat::new(Limits::dev()).encoded_max() <= 20 << 20);
+    let view = world.chat.forest().view();
+    let largest = view.memory[1].get(history::Key { room: 0, seq: 1 }).unwrap().size();
+    assert_eq!(largest as u32, world.chat.forest().shape().record_max);
+    world.restart();
+    assert!(world.chat.usage().blocks > 100 / 3);
+}
+
+#[test]
+fn shapes_follow_from_limits_and_layout() {
+    let real = Layout { wal_slots: 1024, slot_sectors: 256, block_sectors: 16, ..LAYOUT };
+    assert!(shape_is_sane(&Limits::tiny(), &LAYOUT) && shape_is_sane(&Limits::default(), &real));
+    let (tiny, large) = (forest_shape(&Limits::tiny(), &LAYOUT), forest_shape(&Limits::default(), &real));
+    assert_eq!((tiny.fan_out, tiny.interval_bytes), (2, 8 * 2 * 4032));
+    assert_eq!((large.fan_out, large.interval_bytes, large.page_bytes), (8, 16 << 20, 4000));
+    assert!(!shape_is_sane(&Limits::default(), &LAYOUT), "a block holds three of the largest messages");
+    assert!(
+        !shape_is_sane(&Limits::tiny(), &Layout { block_sectors: 3, ..LAYOUT }),
+        "a block is no larger than a slot"
+    );
+    let dev = Chat::new(Limits::dev(), &real);
+    assert!(dev.forest().pages().bytes().len() < 10 << 20);
+}
+
+#[test]
+fn retention_leaves_exactly_what_was_said_also_after_a_restart() {
+    let mut world = World::new(Limits { room_messages: 3, ..Limits::tiny() });
+    world.open("r");
+    for number in 1..=20u64 {
+        world.one(publish(message(key(0, number as u8), &[number as u8])));
+        let left: Vec<_> = world.messages().into_iter().map(|message| message.0).collect();
+        assert!(left.into_iter().eq(number.saturating_sub(2).max(1)..=number));
+        if number % 4 == 0 {
+            world.restart();
+        }
+    }
+    let room = world.chat.room(TENANT, "r").unwrap();
+    assert_eq!((room.first, room.head), (18, 20));
+}
+
+#[test]
+fn releases_and_horizons_are_part_of_the_state() {
+    let mut world = World::new(Limits { keys: 8, ..Limits::tiny() });
+    world.open("r");
+    let users: Vec<String> = (0..10).map(|number| format!("u{number}")).collect();
+    for user in &users {
+        world.one(publish(Publish { user, ..message(key(0, 1), b"hi") }));
+    }
+    world.chat.set_release(FIRST_RELEASE + 1);
+    world.restart();
+    assert_eq!(world.chat.release(), FIRST_RELEASE + 1);
+    assert_eq!(world.chat.usage().key_horizon_ms, NOW_MS + 1);
+    let mut empty = Chat::new(Limits::tiny(), &LAYOUT);
+    let nothing = Forest::new(empty.forest().shape().clone());
+    assert_eq!(empty.restore(nothing), Ok(()), "an empty forest is the empty state");
+    assert_eq!(empty.release(), FIRST_RELEASE);
+    let other = forest_shape(&Limits { rooms: 1, ..Limits::tiny() }, &LAYOUT);
+    assert_eq!(empty.restore(Forest::new(other)), Err(Malformed));
+}
+
+/// Blocks that are counted, the first so many of which are here.
+struct Counted<'a> {
+    disk: &'a mut Disk,
+    here: usize,
+    asked: usize,
+}
+
+impl Blocks for Counted<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        self.asked += 1;
+        if self.asked > self.here { None } else { self.disk.get(reference) }
+    }
+}
+
+/// A world with 200 messages in blocks, four to a block.
+fn long_history() -> World {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    for number in 1..=200u8 {
+        world.one(publish(message(key(0, number), &[number; 900])));
+        if number % 10 == 0 {
+            world.restart();
+        }
+    }
+    world
+}
+
+#[test]
+fn an_answer_is_made_of_so_many_blocks_and_pages_join() {
+    let mut world = long_history();
+    let (mut from, mut answers, mut seen) = (1, 0, Vec::new());
+    loop {
+        let mut blocks = Counted { disk: &mut world.disk, here: usize::MAX, asked: 0 };
+        let query = Query::History { tenant: TENANT, room: "r", from, limit: 1000 };
+        let (head, items) = ask(&world.chat, query, 1 << 20, &mut blocks);
+        assert!(blocks.asked <= 24 && head.count > 0);
+        assert!(blocks.asked == 24 || !head.more);
+        let mut reader = Reader::new(&items);
+        for _ in 0..head.count {
+            let Ok(RoomEvent::Message(message)) = RoomEvent::decode(&mut reader) else { panic!("a message") };
+            assert_eq!((message.author, message.room, message.content_type), ("ann", "r", "text/plain"));
+            assert_eq!((message.salt, message.key), ([3; 16], key(0, message.seq as u8)));
+            assert_eq!((message.kind, message.body), (KIND_MESSAGE, &[message.seq as u8; 900][..]));
+            seen.push(message.seq);
+        }
+        answers += 1;
+        if !head.more {
+            break;
+        }
+        from += u64::from(head.count);
+    }
+    assert!(answers >= 3 && seen.into_iter().eq(1..=200));
+}
+
+#[test]
+fn what_is_missing_is_named_and_a_full_answer_needs_no_more() {
+    let mut world = long_history();
+    let query = |limit| {
+        let mut bytes = Vec::new();
+        Query::History { tenant: TENANT, room: "r", from: 1, limit }.encode(&mut bytes).unwrap();
+        bytes
+    };
+    for here in 0..5 {
+        let mut blocks = Counted { disk: &mut world.disk, here, asked: 0 };
+        let missing = world.chat.query(&query(20), &mut blocks, &mut Vec::new());
+        let Err(Unanswered::Needs(reference)) = missing else {
+            panic!("block {here} is missing: {missing:?}")
+        };
+        assert!(world.disk.get(&reference).is_some(), "it is one of ours");
+    }
+    let mut blocks = Counted { disk: &mut world.disk, here: 1, asked: 0 };
+    assert_eq!(world.chat.query(&query(3), &mut blocks, &mut Vec::new()), Ok(()));
+    let mut sink = |_: MessageEvent<'_>| panic!("nothing is here");
+    let missing = world.chat.messages(TENANT, "r", &mut NoBlocks, &mut sink);
+    assert!(matches!(missing, Err(Unanswered::Needs(_))));
+    assert_eq!(world.messages().len(), 200);
+}
+
+#[test]
+fn of_an_erased_message_all_but_its_content_is_left() {
+    let mut world = World::new(Limits::tiny());
+    world.open("r");
+    for number in 1..=3 {
+        world.one(publish(message(key(0, number), b"secret")));
+    }
+    let whole = world.messages();
+    assert!(world.chat.forest_mut().erase(history::Key { room: 0, seq: 2 }));
+    for _ in 0..3 {
+        let left = world.messages();
+        assert_eq!((&left[0], &left[2]), (&whole[0], &whole[2]));
+        assert_eq!(left[1], (2, whole[1].1, Vec::new()));
+        world.restart();
+    }
 }

@@ -118,7 +118,8 @@ mod tests {
     use alloc::vec::Vec;
     use zerocopy::IntoBytes;
 
-    const LAYOUT: Layout = Layout { wal_slots: 8, slot_sectors: 4, block_sectors: 1, blocks_max: 1, grid_step: 1 };
+    const LAYOUT: Layout =
+        Layout { wal_slots: 8, slot_sectors: 4, block_sectors: 1, blocks_max: 1, grid_step: 1 };
     const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
     const OFFSET: u64 = 1 << 16;
 

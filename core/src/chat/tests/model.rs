@@ -1,19 +1,22 @@
 //! The machine against a model that is written to be obviously right: plain lists, searched from end to end.
 //!
-//! A second machine hashes with another seed and goes through a checkpoint again and again: it must not be told
-//! apart from the first, in replies, feed, answers and bytes.
+//! A second machine hashes with another seed and begins anew with a checkpoint again and again: it must not be told
+//! apart from the first, in replies, feed, answers, bytes and the blocks of its own checkpoints.
 
 use alloc::borrow::ToOwned;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::{NOW_MS, chain_by_hand};
+use super::disk::{Disk, assert_written};
+use super::{LAYOUT, NOW_MS, chain_by_hand};
+use crate::chat::tables;
 use crate::chat::{Chat, Limits};
 use crate::errors::ErrorCode::{self, *};
+use crate::store::history::reader::NoBlocks;
 use crate::types::TenantId;
 use crate::vsr::machine::{At, Machine};
 use crate::wire::chat::{Command, Key, MessageEvent, OUTCOME, Outcome, Publish, RoomEvent};
@@ -21,15 +24,8 @@ use crate::wire::codec::Reader;
 use crate::wire::entry::Digest;
 
 /// Small, so that every table runs over within a few dozen commands.
-const LIMITS: Limits = Limits {
-    rooms: 3,
-    messages: 7,
-    message_bytes: 2000,
-    keys: 7,
-    key_horizon_ms: 30_000,
-    present: 4,
-    body_max: 300,
-};
+const LIMITS: Limits =
+    Limits { rooms: 3, keys: 7, key_horizon_ms: 30_000, present: 4, body_max: 300, room_messages: 0 };
 /// Keys of one author.
 const SHARE: usize = 2;
 
@@ -123,8 +119,8 @@ struct Said {
 struct Model {
     /// Epoch and everything that was ever said.
     rooms: BTreeMap<RoomName, (u64, Vec<Said>)>,
-    /// Rooms and sizes of what is in history, oldest first.
-    history: VecDeque<(RoomName, usize)>,
+    /// Messages of a room that retention leaves; 0: all.
+    room_messages: usize,
     keys: Vec<ModelKey>,
     horizons: BTreeMap<(u32, String), u64>,
     horizon: u64,
@@ -276,14 +272,6 @@ impl Model {
         event.chain = Digest(chain_by_hand(previous, &event));
         let outcome = Outcome { seq, chain: event.chain, ..base };
         said.push(Said { outcome, size: event.size() });
-        self.history.push_back((name.clone(), event.size()));
-        let too_many = |history: &VecDeque<(RoomName, usize)>| {
-            let bytes: usize = history.iter().map(|(_, size)| size).sum();
-            history.len() > LIMITS.messages as usize || bytes > LIMITS.message_bytes as usize
-        };
-        while too_many(&self.history) {
-            self.history.pop_front();
-        }
         outcome
     }
 
@@ -313,22 +301,26 @@ impl Model {
         gone.map(|stay| Told::Presence(stay.0, stay.1, false)).collect()
     }
 
-    fn compare(&self, chat: &Chat) {
+    fn compare(&self, chat: &Chat, disk: &mut Disk) {
         let mut seen: Vec<_> = chat.rooms().collect();
         seen.sort_by_key(|room| (room.tenant, room.name));
         assert_eq!(seen.len(), self.rooms.len());
         for (room, (name, (epoch, said))) in seen.iter().zip(&self.rooms) {
             assert_eq!((room.tenant.0, room.name, room.epoch), (name.0, &*name.1, *epoch));
-            let kept = self.history.iter().filter(|(room, _)| room == name).count();
+            let kept = if self.room_messages == 0 { said.len() } else { said.len().min(self.room_messages) };
             let (gone, left) = said.split_at(said.len() - kept);
             assert_eq!((room.first, room.head), (gone.len() as u64 + 1, said.len() as u64));
-            assert_eq!(room.anchor, gone.last().map_or(Digest::ZERO, |said| said.outcome.chain));
-            let messages: Vec<_> = chat.messages(room.tenant, room.name).collect();
-            assert_eq!(messages.len(), left.len());
-            for (message, said) in messages.iter().zip(left) {
-                assert_eq!((message.seq, message.chain), (said.outcome.seq, said.outcome.chain));
-                assert_eq!(message.size(), said.size);
-            }
+            let anchor = gone.last().map_or(Digest::ZERO, |said| said.outcome.chain);
+            assert_eq!(chat.anchor(room.tenant, room.name, disk), Ok(anchor));
+            let (mut left, mut sizes) = (left.iter(), left.iter().map(|said| said.size));
+            let mut sink = |message: MessageEvent<'_>| {
+                let (said, size) = (left.next().unwrap().outcome, message.size());
+                let place = (message.op, message.index, message.time, message.seq, message.chain);
+                assert_eq!(place, (said.op, said.index, said.time, said.seq, said.chain));
+                assert_eq!(size, sizes.next().unwrap());
+            };
+            chat.messages(room.tenant, room.name, disk, &mut sink).unwrap();
+            assert!(left.next().is_none(), "all of them are there");
             let users: BTreeSet<_> =
                 self.present.iter().filter(|stay| stay.0 == *name).map(|stay| &*stay.1).collect();
             assert!(chat.present(room.tenant, room.name).into_iter().eq(users));
@@ -426,19 +418,95 @@ fn encode_publish(draw: &Draw, key: Key, salt: u8) -> Vec<u8> {
 fn encoded(chat: &Chat) -> Vec<u8> {
     let mut bytes = vec![];
     chat.encode(&mut bytes);
-    assert!(bytes.len() <= chat.encoded_max());
     bytes
 }
 
-fn restored(bytes: &[u8], seed: u64) -> Chat {
-    let mut chat = Chat::with_seed(LIMITS, seed);
-    chat.decode(bytes).expect("its own bytes");
-    chat
+/// The release changes now and then.
+fn release_of(at: At) -> u32 {
+    1 + (at.op / 50) as u32
+}
+
+/// What was executed: commands, or the end of a session.
+struct Done {
+    at: At,
+    session: u64,
+    commands: Option<Vec<u8>>,
+}
+
+impl Done {
+    /// Reply and feed.
+    fn run(&self, chat: &mut Chat) -> (Vec<u8>, Vec<u8>) {
+        let (mut reply, mut feed) = (vec![], vec![]);
+        chat.set_release(release_of(self.at));
+        let count = match &self.commands {
+            Some(commands) => chat.apply(self.at, self.session, commands, &mut reply, &mut feed),
+            None => chat.session_closed(self.at, self.session, &mut feed),
+        };
+        assert_eq!(count, u32::from(self.commands.is_some()));
+        (reply, feed)
+    }
+}
+
+/// A machine that never stops, whose checkpoints are made bit by bit while it goes on, and one that begins anew with
+/// each of them.
+struct Pair {
+    chat: Chat,
+    disk: Disk,
+    twin: Chat,
+    twin_disk: Disk,
+    /// The state as the last checkpoint has it, and what was executed since.
+    frozen: Vec<u8>,
+    log: Vec<Done>,
+}
+
+impl Pair {
+    fn new(limits: Limits) -> Self {
+        Self {
+            chat: Chat::new(limits, &LAYOUT),
+            disk: Disk::default(),
+            twin: Chat::with_seed(limits, &LAYOUT, 1),
+            twin_disk: Disk::default(),
+            frozen: vec![],
+            log: vec![],
+        }
+    }
+
+    fn execute(&mut self, done: Done) -> (Vec<u8>, Vec<u8>) {
+        let (chat, twin) = (done.run(&mut self.chat), done.run(&mut self.twin));
+        assert_eq!(chat, twin);
+        self.log.push(done);
+        self.disk.work(self.chat.forest_mut(), 1);
+        chat
+    }
+
+    /// The twin begins with the last checkpoint and catches up; then both make the next one.
+    fn restart(&mut self, op: u64, seed: u64) {
+        self.disk.complete(self.chat.forest_mut());
+        self.twin_disk.complete(self.twin.forest_mut());
+        assert_eq!(
+            self.chat.forest().newest(),
+            self.twin.forest().newest(),
+            "the same blocks at the same places"
+        );
+        if let Some(checkpoint) = self.chat.forest().newest() {
+            let forest = self.disk.open(self.chat.forest().shape().clone(), checkpoint);
+            self.twin = Chat::with_seed(self.chat.limits(), &LAYOUT, seed);
+            self.twin.restore(forest).expect("its own checkpoint");
+            self.twin_disk = self.disk.clone();
+            assert_eq!(encoded(&self.twin), self.frozen);
+            for done in &self.log {
+                done.run(&mut self.twin);
+            }
+        }
+        self.chat.forest_mut().freeze(op, &[]);
+        self.twin.forest_mut().freeze(op, &[]);
+        (self.frozen, self.log) = (encoded(&self.chat), vec![]);
+    }
 }
 
 /// A machine that went through these steps.
 pub(super) fn reached(steps: &[(u64, Step)]) -> (Chat, Script) {
-    let (mut chat, mut script) = (Chat::new(LIMITS), Script::default());
+    let (mut chat, mut script) = (Chat::new(LIMITS, &LAYOUT), Script::default());
     go_on(&mut chat, &mut script, steps);
     (chat, script)
 }
@@ -458,40 +526,42 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn h39_the_machine_does_what_the_model_does_and_a_checkpoint_is_not_noticed(steps in steps(150)) {
-        let mut model = Model::default();
-        let (mut chat, mut twin) = (Chat::new(LIMITS), Chat::with_seed(LIMITS, 1));
+    fn h39_the_machine_does_what_the_model_does_and_a_checkpoint_is_not_noticed(
+        steps in steps(150),
+        room_messages in prop_oneof![Just(0u32), 1u32..6],
+    ) {
+        let mut model = Model { room_messages: room_messages as usize, ..Model::default() };
+        let mut pair = Pair::new(Limits { room_messages, ..LIMITS });
         let mut script = Script::default();
         for (seed, (ms, step)) in steps.iter().enumerate() {
             let at = script.advance(*ms);
-            let (mut reply, mut feed, mut twin_reply, mut twin_feed) = (vec![], vec![], vec![], vec![]);
             if let Step::Restart = step {
-                twin = restored(&encoded(&chat), seed as u64);
+                pair.restart(at.op, seed as u64);
             } else if let Step::Close { session } = *step {
-                chat.session_closed(at, session, &mut feed);
-                twin.session_closed(at, session, &mut twin_feed);
+                let (_, feed) = pair.execute(Done { at, session, commands: None });
                 let mut gone = told(&feed);
                 gone.sort();
                 let mut expected = model.close(session);
                 expected.sort();
                 prop_assert_eq!(gone, expected);
             } else if let Some((session, commands)) = script.command(step) {
-                let before = encoded(&chat);
-                let count = chat.apply(at, session, &commands, &mut reply, &mut feed);
-                twin.apply(at, session, &commands, &mut twin_reply, &mut twin_feed);
-                prop_assert_eq!((count, reply.len()), (1, OUTCOME));
-                let outcome = Outcome::decode(&mut Reader::new(&reply)).unwrap();
+                pair.chat.set_release(release_of(at));
+                let before = encoded(&pair.chat);
                 let command = Command::decode(&mut Reader::new(&commands)).unwrap();
                 let (expected, events) = model.execute(at, session, &command);
+                let (reply, feed) = pair.execute(Done { at, session, commands: Some(commands.clone()) });
+                prop_assert_eq!(reply.len(), OUTCOME);
+                let outcome = Outcome::decode(&mut Reader::new(&reply)).unwrap();
                 prop_assert_eq!(outcome, expected);
                 prop_assert_eq!(told(&feed), events);
                 if outcome.error.is_some() || outcome.duplicate {
-                    prop_assert_eq!(&before, &encoded(&chat), "what is refused has no effect");
+                    prop_assert_eq!(&before, &encoded(&pair.chat), "what is refused has no effect");
                 }
             }
-            prop_assert_eq!((reply, feed), (twin_reply, twin_feed));
-            prop_assert_eq!(encoded(&chat), encoded(&twin));
-            model.compare(&chat);
+            prop_assert_eq!(encoded(&pair.chat), encoded(&pair.twin));
+            assert_written(&pair.chat);
+            model.compare(&pair.chat, &mut pair.disk);
+            model.compare(&pair.twin, &mut pair.twin_disk);
         }
     }
 
@@ -515,7 +585,9 @@ proptest! {
                 prop_assert_eq!((feed.is_empty(), encoded(&chat)), (true, before));
             }
         }
-        prop_assert_eq!(encoded(&restored(&encoded(&chat), 0)), encoded(&chat));
+        assert_written(&chat);
+        let restarted = Disk::default().restarted(&mut chat, script.advance(0).op, 5);
+        prop_assert_eq!(encoded(&restarted), encoded(&chat));
     }
 
     #[test]
@@ -525,33 +597,44 @@ proptest! {
         time in any::<u64>(),
         index in any::<u32>(),
     ) {
-        let mut chat = Chat::new(LIMITS);
+        let mut chat = Chat::new(LIMITS, &LAYOUT);
         let before = encoded(&chat);
         let count = chat.apply(At { op, index, time }, 1, &bytes, &mut vec![], &mut vec![]);
         prop_assert_eq!(count == 0, before == encoded(&chat) || bytes.is_empty());
-        chat.query(&bytes, &mut vec![]);
-        prop_assert!(chat.decode(&bytes).is_err());
+        let answered = chat.query(&bytes, &mut NoBlocks, &mut vec![]);
+        prop_assert_eq!(answered, Ok(()), "all there is is in memory");
     }
 
-    /// What a damaged checkpoint is taken for must be a state: it yields the very same bytes and can go on.
+    /// What a damaged checkpoint is taken for must be a state: its rows are those of the tables, and it can go on.
     #[test]
     fn a_damaged_checkpoint_is_refused_or_is_a_state(
         steps in steps(60),
         more in steps(30),
-        noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        noise in prop::collection::vec((0..=tables::COUNTERS, 0u32..8, any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        row in prop::option::weighted(0.3, (0..=tables::STAYS, 0u32..8, 0u32..8)),
+        cut in prop::option::weighted(0.2, (0u32..3, 1u64..10)),
     ) {
-        let (chat, mut script) = reached(&steps);
-        let mut bytes = encoded(&chat);
-        noise.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes) = *byte);
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len() + 1));
+        let (mut chat, mut script) = reached(&steps);
+        let mut forest = Disk::default().pass_through(&mut chat, script.advance(0).op);
+        let slot = |table: usize, slot: u32| slot % tables::shapes(&LIMITS)[table].slots;
+        for (table, at, place, byte) in noise {
+            *place.get_mut(forest.slot_mut(table, slot(table, at))) = byte;
         }
-        let mut damaged = Chat::new(LIMITS);
-        if damaged.decode(&bytes).is_ok() {
-            prop_assert_eq!(encoded(&damaged), bytes);
+        // A row that is there twice, or is gone.
+        if let Some((table, from, to)) = row {
+            let bytes = forest.slot(table, slot(table, from)).to_vec();
+            forest.slot_mut(table, slot(table, to)).copy_from_slice(&bytes);
+        }
+        if let Some((room, first)) = cut {
+            forest.cut(room, first);
+        }
+        let before = forest.pages().bytes().to_vec();
+        let mut damaged = Chat::new(LIMITS, &LAYOUT);
+        if damaged.restore(forest).is_ok() {
+            prop_assert_eq!(encoded(&damaged), before);
+            assert_written(&damaged);
             go_on(&mut damaged, &mut script, &more);
-            prop_assert_eq!(encoded(&restored(&encoded(&damaged), 3)), encoded(&damaged));
+            assert_written(&damaged);
         }
     }
 }

@@ -32,6 +32,16 @@ impl Blocks for Cache {
     }
 }
 
+/// No block is ever here: for histories that are in memory, and tests of what waits for blocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoBlocks;
+
+impl Blocks for NoBlocks {
+    fn get(&mut self, _: &BlockRef) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// All of history as a reader sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
