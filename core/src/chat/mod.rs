@@ -137,6 +137,7 @@ impl Chat {
         let id = match self.rooms.find(tenant, name) {
             Some(id) => id,
             None if self.rooms.is_full() => return Err(turn.refused(ErrorCode::TooManyRooms)),
+            None if self.forest.is_full() => return Err(turn.refused(ErrorCode::StorageFull)),
             None => {
                 let epoch = turn.op;
                 let opened = RoomEvent::Opened { tenant, room: name, epoch };

@@ -32,6 +32,9 @@ impl Chat {
         if publish.expect_seq.is_some_and(|seq| seq != room.head) {
             return Err(Outcome { seq: room.head, ..refused(ErrorCode::ExpectationFailed) });
         }
+        if self.forest.is_full() {
+            return Err(refused(ErrorCode::StorageFull));
+        }
         Ok(self.append(turn, publish, id, feed))
     }
 

@@ -43,6 +43,7 @@ pub fn forest_shape(limits: &Limits, layout: &Layout) -> ForestShape {
         under_way: UNDER_WAY,
         interval_records: (interval / USUAL_RECORD) as u32,
         interval_bytes: interval as u32,
+        interval_bytes_max: layout.interval().saturating_mul(layout.entry_max() as u64),
     }
 }
 

@@ -63,7 +63,7 @@ impl Stopped {
         let superblock = Superblock::open(&zone).map_err(ReadError::Open)?;
         let pool = Pool::new(&pool_classes(&superblock.config, 0));
         let mut effects = Effects::new();
-        let machine = Chat::new(superblock.config.limits);
+        let machine = Chat::new(superblock.config.limits, &superblock.config.layout);
         let start = Start::with_seed([0; 32]);
         let opened = Replica::open(&zone, machine, pool, start, Now::default(), &mut effects);
         let mut replica = opened.map_err(ReadError::Open)?;
