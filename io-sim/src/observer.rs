@@ -141,6 +141,7 @@ fn position(view: &View) -> (u64, u64, u64, u64, u64, u64) {
 }
 
 /// Blocks as they lie on disks: of several, the first that has it whole.
+#[derive(Debug)]
 pub struct DiskBlocks<'a> {
     layout: Layout,
     disks: Vec<&'a Disk>,
