@@ -186,7 +186,10 @@ impl Forest {
             frozen: memtable(),
             log: PageLog::new(&shape.grid, &pages),
             pages,
-            cuts: Cuts { first: vec![1; shape.rooms as usize], moved: Vec::new() },
+            cuts: Cuts {
+                first: vec![1; shape.rooms as usize],
+                moved: Vec::with_capacity(shape.rooms as usize),
+            },
             erasures: Erasures::default(),
             number: 0,
             op: 0,
