@@ -97,8 +97,11 @@ impl World<'_> {
         else {
             return;
         };
-        // Whatever it would do by itself it does first.
-        self.turn_now(place);
+        // Whatever it would do by itself it does first: the work of a checkpoint goes on in each turn.
+        let mut acted = self.turn_now(place);
+        while acted && self.is_calm(place) {
+            acted = self.turn_now(place);
+        }
         if self.is_calm(place) {
             self.say_forged(place, trick, bytes);
         }

@@ -407,23 +407,25 @@ impl<'a> World<'a> {
         self.queue.plan_turn(place, at.max(self.processes[place].paused_until).max(self.now));
     }
 
-    /// Runs a turn that is not due, if the process is up and does not stand still.
-    pub(crate) fn turn_now(&mut self, place: Place) {
-        if self.processes[place].is_up() && self.processes[place].paused_until <= self.now {
-            self.turn(place);
-        }
+    /// Runs a turn that is not due, if the process is up and does not stand still. Says whether it did anything.
+    pub(crate) fn turn_now(&mut self, place: Place) -> bool {
+        let awake = self.processes[place].is_up() && self.processes[place].paused_until <= self.now;
+        awake && self.turn(place)
     }
 
-    fn turn(&mut self, place: Place) {
+    fn turn(&mut self, place: Place) -> bool {
         let process = &mut self.processes[place];
         if process.paused_until > self.now {
-            return self.plan_turn(place, self.now);
+            self.plan_turn(place, self.now);
+            return false;
         }
         let acts = process.turn(self.now);
+        let acted = acts.iter().any(|act| !matches!(act, Act::Flush));
         for from in std::mem::take(&mut self.processes[place].refused) {
             self.network.reset(from, place);
         }
         self.after_turn(place, acts);
+        acted
     }
 
     pub(crate) fn after_turn(&mut self, place: Place, acts: Vec<Act>) {

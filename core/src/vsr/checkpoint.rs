@@ -13,6 +13,8 @@
 //! What a replica knows beside the machine (header of the op, sessions, members) is the tail of the forest's manifest:
 //! `docs/formats.md`, "Tail of a checkpoint".
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -94,6 +96,19 @@ impl<M: Machine> Replica<M> {
     /// Whether a checkpoint is being made, written or named.
     pub(super) fn is_checkpointing(&self) -> bool {
         self.checkpointing.stage != Stage::Idle
+    }
+
+    /// Where it stands, in words.
+    pub(super) fn checkpoint_stage(&self) -> String {
+        let stage = match self.checkpointing.stage {
+            Stage::Idle => "idle",
+            Stage::Working { .. } => "working",
+            Stage::Flushing { .. } => "flushing",
+            Stage::Naming { .. } => "naming",
+        };
+        let (fetching, _) = self.blocks.holds();
+        let wants = self.machine.forest().wanted().count();
+        format!("{stage}, {} writes, {fetching} blocks fetched, {wants} wanted", self.blocks.writing)
     }
 
     /// Whether blocks of it may still be written.

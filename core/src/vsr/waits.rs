@@ -41,7 +41,7 @@ impl<M: Machine> Replica<M> {
             waits.push("for its superblock".into());
         }
         if self.is_checkpointing() {
-            waits.push("for its checkpoint to be written".into());
+            waits.push(format!("for its checkpoint to be written ({})", self.checkpoint_stage()));
         }
         if self.state_lost {
             waits.push("for a peer's checkpoint in place of its own damaged one".into());
