@@ -9,6 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::machine::Machine as _;
 use super::replica::{Replica, Start, Status, View, pool_classes};
 use crate::chat::{self, Chat};
 use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
