@@ -251,8 +251,8 @@ impl Cluster {
         found.expect("waited for").address
     }
 
-    /// Whether a block of the checkpoint is damaged now, or any at all (`None`); nothing, when what is in use could not be
-    /// read as one checkpoint.
+    /// Whether this block of the checkpoint is damaged now (or any, when none is named). `None`: a checkpoint followed the
+    /// other while it was read.
     pub fn is_damaged(&self, replica: usize, block: Option<u64>) -> Option<bool> {
         let file = File::open(self.file(replica)).unwrap();
         let verified = verify(&mut |offset, into| file.read_exact_at(into, offset).is_ok()).ok()?;
