@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::store::layout::Layout;
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId, TenantId};
 use tigerchat_core::vsr::machine::{At, Machine};
 use tigerchat_core::vsr::membership::{Change, Members};
@@ -13,6 +14,10 @@ use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Publish, Query};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, RequestHeader};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 use zerocopy::{FromBytes, IntoBytes};
+
+/// Of a small data file.
+const LAYOUT: Layout =
+    Layout { wal_slots: 32, slot_sectors: 3, block_sectors: 2, blocks_max: 1024, grid_step: 8 };
 
 const FRAMES: &str = r#"{"id":1,"connect":{"token":"demo:ada"}}
 {"id":2,"room_open":{"room":"r"}}
@@ -45,15 +50,12 @@ fn main() -> io::Result<()> {
     }
     save("entry", "one-request", &entry(&commands))?;
     save("chat_command", "all", &commands)?;
-    let mut chat = Chat::new(Limits::tiny());
-    let (mut reply, mut feed, mut state) = (Vec::new(), Vec::new(), Vec::new());
+    let mut chat = Chat::new(Limits::tiny(), &LAYOUT);
+    let (mut reply, mut feed) = (Vec::new(), Vec::new());
     let at = At { op: 1, index: 0, time: 1_700_000_000_000_000_000 };
-    chat.encode(&mut state);
-    save("chat_state", "empty", &state)?;
     chat.apply(at, 1, &commands, &mut reply, &mut feed);
-    state.clear();
-    chat.encode(&mut state);
-    save("chat_state", "one-room", &state)?;
+    save("chat_state", "as-it-was", &[])?;
+    save("chat_state", "a-bit-in-each-table", &[0, 0, 0, 9, 0, 1, 1, 0, 0, 9, 0, 1, 2, 0, 0, 9, 0, 1])?;
     save("chat_event", "all", &feed)?;
     save("chat_event", "outcome", &reply[..80])?;
     for (name, query) in [
@@ -76,12 +78,12 @@ fn main() -> io::Result<()> {
     save("replica", "normal", REPLICA)?;
     save("slot", "first-sector", &[9, 0, 0, 1])?;
     save("slot", "second-sector-never-written", &[1, 0, 1, 0])?;
-    disks(&state)?;
+    disks()?;
     texts()
 }
 
-/// What lies on a disk, with a state of the machine.
-fn disks(state: &[u8]) -> io::Result<()> {
+/// What lies on a disk.
+fn disks() -> io::Result<()> {
     save("sector", "some-payload", b"payload")?;
     save("superblock_inside", "later-view", &[168, 0, 1, 0, 176, 0, 1, 0])?;
     let mut members = Vec::new();
@@ -90,12 +92,21 @@ fn disks(state: &[u8]) -> io::Result<()> {
     save("members", "three", &members)?;
     save("members", "replace", &change)?;
     save("members", "three-and-replace", &[&members[..], &change].concat())?;
-    // One session with a window of four, none of whose requests was answered.
-    let sessions = [&1_u32.to_le_bytes()[..], &[1; 32], &[0; 4 * (8 + 8 + 16 + 4)]].concat();
-    let length = (sessions.len() as u64).to_le_bytes();
-    let members_length = u32::try_from(members.len()).expect("small").to_le_bytes();
-    save("checkpoint", "one-session", &[&length[..], &sessions, &members_length, &members, state].concat())?;
-    save("checkpoint", "no-session", &[&4_u64.to_le_bytes()[..], &[0; 4 + 4], state].concat())
+    save("block", "root-without-content", &[0; 45])?;
+    // Version, number, op, sizes of manifest and free set, and a block for each.
+    let mut root = [&[0][..], &1_u32.to_le_bytes()].concat();
+    [1_u64, 16, 10, 10].iter().for_each(|number| root.extend_from_slice(&number.to_le_bytes()));
+    for address in [1_u64, 2] {
+        root.extend_from_slice(&1_u32.to_le_bytes());
+        root.extend_from_slice(&address.to_le_bytes());
+        root.extend_from_slice(&[7; 32]);
+    }
+    save("block", "root", &root)?;
+    save("block", "records", &[&[3][..], &[0x5a; 200]].concat())?;
+    save("checkpoint", "as-it-was", &[])?;
+    let each: Vec<u8> = (0..8).flat_map(|block| [block, 40, 0, 1]).collect();
+    save("checkpoint", "a-bit-in-each-block", &each)?;
+    (0..8_u8).try_for_each(|block| save("checkpoint", &format!("block-{block}"), &[block, 12, 0, 2]))
 }
 
 /// What people write, and browsers.

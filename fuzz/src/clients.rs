@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::chat::Chat;
 use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits};
 use tigerchat_core::io::{EdgeEffect, EdgeEvent, Transport};
 use tigerchat_core::pool::{Class, Message, Pool};
+use tigerchat_core::store::history::reader::NoBlocks;
 use tigerchat_core::types::{
     Address, ClusterId, ConnectionId, EdgeId, Instant, Now, ReplicaId, ShardId, UnixNanos,
 };
@@ -20,7 +21,7 @@ use tigerchat_core::wire::entry::{RequestHeader, RequestKind};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 use zerocopy::FromBytes;
 
-use crate::targets::Target;
+use crate::targets::{self, Target};
 
 /// The targets of this file, by the names of their corpora.
 pub const CLIENT_TARGETS: &[(&str, Target)] =
@@ -167,8 +168,7 @@ impl World {
         let now = Now { mono: Instant(1), wall: UnixNanos(1_700_000_000_000_000_000) };
         let edge = Edge::new(config, pool.clone(), [7; 32], now);
         let (heard, open) = (BTreeMap::new(), BTreeMap::new());
-        let mut world =
-            Self { edge, pool, chat: Chat::new(Limits::tiny()), now, op: 0, following: 0, heard, open };
+        let mut world = Self { edge, pool, chat: targets::new_chat(), now, op: 0, following: 0, heard, open };
         world.turn(EdgeEvent::Elapsed);
         world
     }
@@ -256,7 +256,8 @@ impl World {
 
     fn query(&mut self, frame: &Frame) -> Vec<Frame> {
         let mut bytes = Vec::new();
-        self.chat.query(frame.body(), &mut bytes);
+        let answered = self.chat.query(frame.body(), &mut NoBlocks, &mut bytes);
+        assert_eq!(answered, Ok(()), "all of it is in memory");
         let mut answer = self.frame(Command::Answer, &bytes);
         answer.header.op = self.op.into();
         answer.header.nonce = frame.header.nonce;

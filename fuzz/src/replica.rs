@@ -107,11 +107,12 @@ impl World {
             pipeline: 2,
             sessions: 2,
             window: 2,
-            layout: Layout { wal_slots: 8, slot_sectors: 1, checkpoint_sectors: 64 },
-            limits: Limits::tiny(),
+            layout: Layout { wal_slots: 8, slot_sectors: 2, block_sectors: 2, blocks_max: 256, grid_step: 8 },
+            // Small tables: a checkpoint has them all.
+            limits: Limits { keys: 64, present: 32, ..Limits::tiny() },
         };
         let members = Members::first(REPLICAS, 2).expect("two of three are a quorum");
-        let mut disk = vec![0; usize::try_from(config.layout.file_size()).expect("small")];
+        let mut disk = vec![0; usize::try_from(config.layout.file_size_max()).expect("small")];
         disk[..SUPERBLOCK_ZONE].copy_from_slice(&Superblock::format(config.clone(), members).zone());
         let root = Made { header: config.root(), entry: Vec::new(), parent: None };
         let mut world = Self {
@@ -171,7 +172,7 @@ impl World {
         self.executed.clear();
         self.seen = 0;
         let mut effects = Vec::new();
-        let (chat, pool) = (Chat::new(self.config.limits), self.pool.clone());
+        let (chat, pool) = (Chat::new(self.config.limits, &self.config.layout), self.pool.clone());
         let zone = &self.disk[..SUPERBLOCK_ZONE];
         let start = Start::with_seed([7; 32]);
         let opened = Replica::open(zone, chat, pool, start, self.now, &mut effects);

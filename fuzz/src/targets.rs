@@ -3,16 +3,21 @@
 //! The one law: **no input panics, and what is accepted means one thing only**: encoded again it gives the same bytes.
 //! Digests stop a fuzzer at the door, so where there is one the target also opens it and goes on inside.
 
+use std::collections::BTreeMap;
+
 use tigerchat_core::chat::{Chat, Limits};
 use tigerchat_core::pool::{Class, Message, Pool};
+use tigerchat_core::store::forest::{Checkpoint, Forest, Opening, Standing};
+use tigerchat_core::store::grid::block::BlockRef;
+use tigerchat_core::store::history::reader::NoBlocks;
 use tigerchat_core::store::layout::{Layout, SECTOR};
 use tigerchat_core::store::sector::{self, Stamp, Zone};
 use tigerchat_core::store::slot::{SlotFound, examine};
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
-use tigerchat_core::types::{ClusterId, ReplicaId, ShardId};
+use tigerchat_core::types::{ClusterId, ReplicaId, ShardId, TenantId};
 use tigerchat_core::vsr::machine::{At, Machine};
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::wire::chat::{AnswerHead, Command, Outcome, Query, RoomEvent};
+use tigerchat_core::wire::chat::{AnswerHead, Command, Key, Outcome, Publish, Query, RoomEvent};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader, RequestKind, Requests};
 use tigerchat_core::wire::frame::{FRAME_HEADER, Frame, FrameHeader};
@@ -118,9 +123,9 @@ pub fn chat_event(bytes: &[u8]) {
 }
 
 /// Requests to the state machine: a byte that says how many bytes of commands follow, again and again. What it has
-/// become can be written and read back.
+/// become can be written as a checkpoint and opened again.
 pub fn chat_apply(bytes: &[u8]) {
-    let mut chat = Chat::new(Limits::tiny());
+    let mut chat = new_chat();
     let (mut reply, mut feed) = (Vec::new(), Vec::new());
     let mut at = At { op: 1, index: 0, time: 1_700_000_000_000_000_000 };
     let mut rest = bytes;
@@ -133,27 +138,116 @@ pub fn chat_apply(bytes: &[u8]) {
         assert_eq!(reply.len(), count as usize * 80, "an outcome for each command");
         at = At { op: at.op + 1, index: 0, time: at.time + 1_000_000 };
         let mut answer = Vec::new();
-        chat.query(commands, &mut answer);
+        assert_eq!(chat.query(commands, &mut NoBlocks, &mut answer), Ok(()), "all of it is in memory");
         rest = behind;
     }
     let mut state = Vec::new();
     chat.encode(&mut state);
-    assert!(state.len() <= chat.encoded_max());
-    let mut other = Chat::new(Limits::tiny());
-    assert!(other.decode(&state).is_ok(), "what was written can be read");
+    let mut blocks = BTreeMap::new();
+    let checkpoint = checkpoint_of(&mut chat, at.op, &[], &mut blocks);
+    let forest = opened(&chat, checkpoint, &blocks).expect("what was written can be opened");
+    let mut other = new_chat();
+    assert_eq!(other.restore(forest), Ok(()), "what was written can be read");
     let mut again = Vec::new();
     other.encode(&mut again);
-    assert_eq!(state, again, "equal states give equal bytes");
+    assert!(state == again, "equal states give equal bytes");
 }
 
-/// A checkpoint from a disk or a peer.
+/// Rows of the tables of a checkpoint that are not what was written: each six bytes of input are a table, a slot (two),
+/// a place in it (two), and what to change there. What is accepted goes on.
 pub fn chat_state(bytes: &[u8]) {
-    let mut chat = Chat::new(Limits::tiny());
-    if chat.decode(bytes).is_ok() {
-        let mut again = Vec::new();
-        chat.encode(&mut again);
-        assert_eq!(bytes, again, "what is no state is refused");
+    let mut chat = new_chat();
+    let (mut reply, mut feed) = (Vec::new(), Vec::new());
+    let said = commands();
+    let at = At { op: 1, index: 0, time: 1_700_000_000_000_000_000 };
+    chat.apply(at, 1, &said, &mut reply, &mut feed);
+    let mut blocks = BTreeMap::new();
+    let checkpoint = checkpoint_of(&mut chat, 2, &[], &mut blocks);
+    let mut forest = opened(&chat, checkpoint, &blocks).expect("what was written can be opened");
+    for edit in bytes.chunks_exact(6) {
+        let tables = &forest.shape().tables;
+        let table = usize::from(edit[0]) % tables.len();
+        // Mostly slots that are in use.
+        let slot = (u32::from(edit[1]) | u32::from(edit[2]) << 8) % tables[table].slots;
+        let slot = forest.slot_mut(table, slot);
+        let place = (usize::from(edit[3]) | usize::from(edit[4]) << 8) % slot.len();
+        slot[place] ^= edit[5];
     }
+    let mut other = new_chat();
+    let is_sound = other.restore(forest).is_ok();
+    assert!(is_sound || !bytes.is_empty(), "what was written is a state");
+    if is_sound {
+        let at = At { op: 3, time: at.time + 1_000_000, ..at };
+        other.apply(at, 2, &said, &mut reply, &mut feed);
+        other.session_closed(At { op: 4, ..at }, 1, &mut feed);
+        checkpoint_of(&mut other, 5, &[], &mut blocks);
+    }
+}
+
+pub(crate) fn new_chat() -> Chat {
+    let config = config();
+    Chat::new(config.limits, &config.layout)
+}
+
+/// A room with somebody in it who says something.
+pub(crate) fn commands() -> Vec<u8> {
+    let (tenant, room, user) = (TenantId(1), "general", "ada");
+    let publish = Command::Publish(Publish {
+        tenant,
+        room,
+        user,
+        key: Key::new(1_700_000_000_000, [7; 10]),
+        kind: 1,
+        parent: 0,
+        expect_seq: Some(0),
+        salt: [5; 16],
+        content_type: "application/json",
+        body: br#"{"text":"Hello"}"#,
+    });
+    let mut bytes = Vec::new();
+    for command in [Command::RoomOpen { tenant, room, user }, Command::Enter { tenant, room, user }, publish]
+    {
+        command.encode(&mut bytes).expect(NEVER_FULL);
+    }
+    bytes
+}
+
+/// Makes a machine's checkpoint of this op, of the blocks that are there and new ones.
+pub(crate) fn checkpoint_of(
+    chat: &mut Chat,
+    op: u64,
+    tail: &[u8],
+    blocks: &mut BTreeMap<BlockRef, Vec<u8>>,
+) -> Checkpoint {
+    let forest = chat.forest_mut();
+    forest.freeze(op, tail);
+    forest.begin();
+    loop {
+        for reference in forest.wanted().copied().collect::<Vec<_>>() {
+            forest.give(&reference, &blocks[&reference]).expect("it was made here");
+        }
+        let standing = forest.advance(1).expect("a few rows and messages fit the grid");
+        while let Some((reference, payload)) = forest.writer().next_write() {
+            blocks.insert(reference, payload.to_vec());
+            forest.writer().written(reference.address);
+        }
+        if standing == Standing::Complete {
+            return forest.newest().expect("it is complete");
+        }
+    }
+}
+
+/// The forest that a checkpoint is, if it is one.
+pub(crate) fn opened(
+    chat: &Chat,
+    checkpoint: Checkpoint,
+    blocks: &BTreeMap<BlockRef, Vec<u8>>,
+) -> Option<Forest> {
+    let mut opening = Opening::new(chat.forest().shape().clone(), checkpoint);
+    while let Some(reference) = opening.wanted().first() {
+        opening.give(blocks.get(reference)?).ok()?;
+    }
+    opening.done()
 }
 
 /// A superblock zone with damage: each four bytes of input are a place and what to change there. Also the bare
@@ -203,8 +297,9 @@ pub(crate) fn config() -> ShardConfig {
         pipeline: 4,
         sessions: 8,
         window: 4,
-        layout: Layout { wal_slots: 32, slot_sectors: 3, checkpoint_sectors: 16 },
-        limits: Limits::tiny(),
+        layout: Layout { wal_slots: 32, slot_sectors: 3, block_sectors: 2, blocks_max: 1024, grid_step: 8 },
+        // Small tables: each input makes some machines.
+        limits: Limits { keys: 128, present: 32, ..Limits::tiny() },
     }
 }
 

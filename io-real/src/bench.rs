@@ -299,7 +299,7 @@ fn measure_flush(folder: &Path) -> Result<(u64, u64), String> {
     let mut files = Vec::new();
     for number in 0..3 {
         let path = folder.join(format!("flush-{number}"));
-        crate::disk::format(&path, &[0; 4096], 1 << 20, 1 << 20)?;
+        crate::disk::format(&path, &[0; 4096], 1 << 20)?;
         files.push(std::fs::OpenOptions::new().write(true).open(path).map_err(fail)?);
     }
     let barrier = std::sync::Barrier::new(3);

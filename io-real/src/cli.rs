@@ -88,7 +88,7 @@ pub struct Format {
     /// an acknowledgement quicker, and ask for more votes to elect: 3 of 6 replicas means 4 votes.
     #[arg(long)]
     pub replication_quorum: Option<u8>,
-    /// Sizes: they can't be changed later.
+    /// Sizes: they can't be changed later. A file has a fixed part, made at once, and grows by steps as history grows.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
 }
@@ -179,9 +179,12 @@ pub struct Replace {
 pub struct Inspect {
     /// The data file of a stopped replica.
     pub file: PathBuf,
-    /// Print every message of every room, as the log has them.
+    /// Print every message of every room, as history and the log have them.
     #[arg(long)]
     pub log: bool,
+    /// Read every block of the checkpoint and say which are damaged.
+    #[arg(long)]
+    pub verify: bool,
     /// One JSON object per line.
     #[arg(long)]
     pub json: bool,

@@ -1,8 +1,12 @@
 //! A data file and the thread that works on it.
 //!
 //! The one law: **a durable write is reported after a flush that began after it was written**; all durable writes
-//! that are waiting when a flush begins share it (group commit). Operations run off the loop, in order of arrival;
-//! completions come back in batches, with one wake-up each.
+//! that are waiting when a flush begins share it (group commit). Operations run off the loop, in order of arrival, so
+//! a flush covers whatever was submitted before it, durable or not; completions come back in batches, with one
+//! wake-up each.
+//!
+//! The grid of a file grows by whole steps, before the write that needs them. They are allocated then, so that a disk
+//! that is full refuses that write, and not one that comes later.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -13,8 +17,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use mio::Waker;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::retry_on_intr;
 use tigerchat_core::io::{DiskError, DiskOp, Token};
 use tigerchat_core::pool::Message;
+use tigerchat_core::store::grid::GridShape;
 
 /// Batches that wait for the thread.
 const BATCHES_MAX: usize = 1024;
@@ -75,8 +82,8 @@ pub fn open(path: &Path, mode: Mode) -> Result<(File, bool), String> {
     }
 }
 
-/// Makes a data file: the superblock zone, zeroes where it is overwritten all the time, and room for the rest.
-pub fn format(path: &Path, superblock_zone: &[u8], hot_size: u64, size: u64) -> Result<(), String> {
+/// Makes a data file: the superblock zone, and zeroes where it is overwritten all the time. The grid grows later.
+pub fn format(path: &Path, superblock_zone: &[u8], hot_size: u64) -> Result<(), String> {
     let fail = |what: &str, error: io::Error| format!("{}: {what}: {error}", path.display());
     let file =
         OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error.kind() {
@@ -88,8 +95,8 @@ pub fn format(path: &Path, superblock_zone: &[u8], hot_size: u64, size: u64) -> 
             }
             _ => fail("can't be made", error),
         })?;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
-        .map_err(|error| fail("no room for its full size", error.into()))?;
+    allocate(&file, 0, hot_size)
+        .map_err(|error| fail(&format!("no room for its {hot_size} bytes"), error))?;
     let zeroes = vec![0; 1 << 20];
     let mut at = superblock_zone.len() as u64;
     while at < hot_size {
@@ -109,16 +116,65 @@ pub fn format(path: &Path, superblock_zone: &[u8], hot_size: u64, size: u64) -> 
         .map_err(|error| fail("its folder can't be flushed", error))
 }
 
+fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
+    retry_on_intr(|| fallocate(file, FallocateFlags::empty(), from, to - from)).map_err(io::Error::from)
+}
+
+/// A file and how far it reaches.
+#[derive(Debug)]
+struct Growing {
+    file: File,
+    grid: GridShape,
+    /// Up to here it is allocated.
+    len: u64,
+}
+
+impl Growing {
+    /// Makes the file long enough for a write that ends at `end`.
+    fn make_room(&mut self, end: u64) -> Result<(), DiskError> {
+        if end <= self.len {
+            return Ok(());
+        }
+        let blocks = end.saturating_sub(self.grid.offset).div_ceil(self.grid.block_bytes() as u64);
+        // In front of the grid nothing grows, and behind it there is nothing.
+        if !self.grid.holds(blocks) {
+            return Err(DiskError::Write);
+        }
+        let len = self.grid.file_size(blocks);
+        allocate(&self.file, self.len, len).map_err(|error| refusal(&error))?;
+        self.len = len;
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), DiskError> {
+        self.make_room(offset.saturating_add(data.len() as u64))?;
+        self.file.write_all_at(data, offset).map_err(|error| refusal(&error))
+    }
+}
+
+/// Why a write was refused: for want of room, or otherwise.
+fn refusal(error: &io::Error) -> DiskError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            DiskError::Full
+        }
+        _ => DiskError::Write,
+    }
+}
+
 impl Disk {
     /// Starts the thread. It wakes the loop by `waker`.
-    pub fn start(file: File, waker: Arc<Waker>) -> Self {
+    pub fn start(file: File, grid: GridShape, waker: Arc<Waker>) -> Self {
         let (to_thread, from_loop) = sync_channel(BATCHES_MAX);
         let done = Arc::new(Mutex::new(Vec::new()));
+        // Where the length is not told, all of it is allocated once more, which changes nothing.
+        let len = file.metadata().map_or(0, |data| data.len());
+        let mut file = Growing { file, grid, len };
         let thread = {
             let done = Arc::clone(&done);
             std::thread::Builder::new()
                 .name("disk".into())
-                .spawn(move || work(&file, &from_loop, &done, &waker))
+                .spawn(move || work(&mut file, &from_loop, &done, &waker))
         };
         let thread = Some(thread.expect("a thread can be started"));
         Self { batch: Vec::new(), waiting: Vec::new(), to_thread: Some(to_thread), done, thread }
@@ -166,7 +222,7 @@ impl Drop for Disk {
     }
 }
 
-fn work(file: &File, from_loop: &Receiver<Vec<DiskOp>>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
+fn work(file: &mut Growing, from_loop: &Receiver<Vec<DiskOp>>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
     while let Ok(batch) = from_loop.recv() {
         let mut completions = Vec::with_capacity(batch.len());
         let mut durable = Vec::new();
@@ -175,7 +231,7 @@ fn work(file: &File, from_loop: &Receiver<Vec<DiskOp>>, done: &Mutex<Vec<Complet
             carry_out(file, op, &mut completions, &mut durable);
         }
         if !durable.is_empty() {
-            let flushed = file.sync_data().map_err(|_| DiskError::Fsync);
+            let flushed = file.file.sync_data().map_err(|_| DiskError::Fsync);
             completions.extend(durable.into_iter().map(|token| (token, flushed.map(|()| None))));
         }
         done.lock().expect("the loop does not panic").extend(completions);
@@ -185,20 +241,18 @@ fn work(file: &File, from_loop: &Receiver<Vec<DiskOp>>, done: &Mutex<Vec<Complet
     }
 }
 
-fn carry_out(file: &File, op: DiskOp, completions: &mut Vec<Completion>, durable: &mut Vec<Token>) {
+fn carry_out(file: &mut Growing, op: DiskOp, completions: &mut Vec<Completion>, durable: &mut Vec<Token>) {
     match op {
+        // Behind the end of the file there is nothing to read: the replica takes that for damage.
         DiskOp::Read { token, offset, mut into } => {
-            let read = file.read_exact_at(into.bytes_mut(), offset);
+            let read = file.file.read_exact_at(into.bytes_mut(), offset);
             completions.push((token, read.map(|()| Some(into.seal())).map_err(|_| DiskError::Read)));
         }
-        DiskOp::Write { token, offset, data, durable: must } => match file.write_all_at(&data, offset) {
+        DiskOp::Write { token, offset, data, durable: must } => match file.write(offset, &data) {
             Ok(()) if must => durable.push(token),
-            Ok(()) => completions.push((token, Ok(None))),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                completions.push((token, Err(DiskError::Full)));
-            }
-            Err(_) => completions.push((token, Err(DiskError::Write))),
+            written => completions.push((token, written.map(|()| None))),
         },
+        // Everything that was written before it, in this batch or an earlier one.
         DiskOp::Sync { token } => durable.push(token),
     }
 }
@@ -206,42 +260,97 @@ fn carry_out(file: &File, op: DiskOp, completions: &mut Vec<Completion>, durable
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Command, Stdio};
     use std::time::Duration;
+
+    use rustix::process::{Resource, Rlimit, setrlimit};
     use tigerchat_core::pool::{Class, Pool};
 
-    fn round_trip(mode: Mode) -> bool {
-        let folder =
-            std::env::current_dir().unwrap().join(format!("disk-test-{mode:?}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("file");
-        format(&path, &[7; 4096], 8192, 65536).unwrap();
-        assert!(format(&path, &[7; 4096], 8192, 65536).unwrap_err().contains("never overwrites"));
-        let (file, direct) = open(&path, mode).unwrap();
-        assert!(open(&path, mode).unwrap_err().contains("another process"));
-        let poll = mio::Poll::new().unwrap();
-        let mut disk = Disk::start(file, Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
-        let pool = Pool::new(&[Class { size: 8192, count: 4 }]);
-        let mut data = pool.draft(8192).unwrap();
-        data.resize(8192);
-        data.bytes_mut().fill(9);
-        disk.submit(DiskOp::Write { token: Token(1), offset: 4096, data: data.seal(), durable: true });
-        disk.turn_ended();
-        let mut into = pool.draft(8192).unwrap();
-        into.resize(8192);
-        disk.submit(DiskOp::Read { token: Token(2), offset: 4096, into });
-        disk.turn_ended();
-        let mut done = Vec::new();
-        while done.len() < 2 {
-            done.extend(disk.completions());
-            std::thread::sleep(Duration::from_millis(1));
+    /// Bytes in front of the grid.
+    const FIXED: u64 = 4 * 4096;
+    const GRID: GridShape = GridShape { offset: FIXED, block_sectors: 2, blocks_max: 10, step: 4 };
+    const BLOCK: usize = 2 * 4096;
+
+    /// A file in a folder of its own, and what works on it.
+    struct Bench {
+        folder: PathBuf,
+        path: PathBuf,
+        disk: Option<Disk>,
+        direct: bool,
+        pool: Pool,
+        _poll: mio::Poll,
+    }
+
+    impl Bench {
+        fn new(name: &str, mode: Mode) -> Self {
+            let folder = std::env::current_dir()
+                .unwrap()
+                .join(format!("disk-test-{name}-{mode:?}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let path = folder.join("file");
+            format(&path, &[7; 4096], FIXED).unwrap();
+            let (file, direct) = open(&path, mode).unwrap();
+            let poll = mio::Poll::new().unwrap();
+            let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+            let disk = Some(Disk::start(file, GRID, waker));
+            let pool = Pool::new(&[Class { size: BLOCK, count: 8 }]);
+            Self { folder, path, disk, direct, pool, _poll: poll }
         }
-        let read =
-            done.iter().find(|(token, _)| *token == Token(2)).unwrap().1.as_ref().unwrap().as_ref().unwrap();
-        assert!(read.iter().all(|byte| *byte == 9));
-        drop(done);
-        drop(disk);
-        std::fs::remove_dir_all(&folder).unwrap();
-        direct
+
+        fn len(&self) -> u64 {
+            std::fs::metadata(&self.path).unwrap().len()
+        }
+
+        fn write_op(&self, token: u64, offset: u64, fill: u8, durable: bool) -> DiskOp {
+            let mut data = self.pool.draft(BLOCK).unwrap();
+            data.resize(BLOCK);
+            data.bytes_mut().fill(fill);
+            DiskOp::Write { token: Token(token), offset, data: data.seal(), durable }
+        }
+
+        /// Hands them over as one turn; what came of each, in their order.
+        fn turn(&mut self, ops: Vec<DiskOp>) -> Vec<Completion> {
+            let count = ops.len();
+            let disk = self.disk.as_mut().unwrap();
+            ops.into_iter().for_each(|op| disk.submit(op));
+            disk.turn_ended();
+            let mut done = Vec::new();
+            while done.len() < count {
+                done.extend(disk.completions());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done
+        }
+
+        fn write(&mut self, offset: u64, fill: u8, durable: bool) -> Result<(), DiskError> {
+            let op = self.write_op(1, offset, fill, durable);
+            self.turn(vec![op]).remove(0).1.map(|_| ())
+        }
+
+        fn read(&mut self, offset: u64) -> Result<Vec<u8>, DiskError> {
+            let mut into = self.pool.draft(BLOCK).unwrap();
+            into.resize(BLOCK);
+            let read = self.turn(vec![DiskOp::Read { token: Token(2), offset, into }]).remove(0).1;
+            read.map(|read| read.unwrap().to_vec())
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            drop(self.disk.take());
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    fn round_trip(mode: Mode) -> bool {
+        let mut bench = Bench::new("round", mode);
+        assert!(format(&bench.path, &[7; 4096], FIXED).unwrap_err().contains("never overwrites"));
+        assert!(open(&bench.path, mode).unwrap_err().contains("another process"));
+        assert_eq!(bench.write(4096, 9, true), Ok(()));
+        assert_eq!(bench.read(4096), Ok(vec![9; BLOCK]));
+        assert_eq!(bench.len(), FIXED, "in front of the grid nothing grows");
+        bench.direct
     }
 
     #[test]
@@ -251,5 +360,74 @@ mod tests {
             round_trip(Mode::Auto),
             std::panic::catch_unwind(|| round_trip(Mode::Direct)).unwrap_or(false)
         );
+    }
+
+    #[test]
+    fn a_file_grows_by_whole_steps_that_are_allocated_and_no_further_than_its_grid() {
+        for mode in [Mode::Buffered, Mode::Auto] {
+            let mut bench = Bench::new("growth", mode);
+            assert_eq!(bench.len(), FIXED);
+            assert_eq!(bench.read(GRID.offset_of(1)), Err(DiskError::Read), "behind the end");
+            assert_eq!(bench.write(GRID.offset_of(1), 1, false), Ok(()));
+            assert_eq!(bench.len(), GRID.file_size(1));
+            assert_eq!(bench.read(GRID.offset_of(4)), Ok(vec![0; BLOCK]), "the step is there");
+            let allocated = std::fs::metadata(&bench.path).unwrap().blocks() * 512;
+            assert!(allocated >= bench.len(), "{allocated} bytes of {} are allocated", bench.len());
+            assert_eq!(bench.write(GRID.offset_of(3), 3, true), Ok(()));
+            assert_eq!(bench.len(), GRID.file_size(4), "it had that already");
+            assert_eq!(bench.write(GRID.offset_of(9), 9, false), Ok(()));
+            assert_eq!(bench.len(), GRID.file_size(10), "the last step is shorter");
+            let behind = GRID.offset_of(10) + BLOCK as u64;
+            assert_eq!(bench.write(behind, 1, false), Err(DiskError::Write));
+            assert_eq!(bench.write(u64::MAX - 4095, 1, false), Err(DiskError::Write));
+            assert_eq!(bench.len(), GRID.file_size(10));
+            for (block, fill) in [(1, 1), (2, 0), (3, 3), (9, 9)] {
+                assert_eq!(bench.read(GRID.offset_of(block)), Ok(vec![fill; BLOCK]), "block {block}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flush_comes_after_every_write_that_was_submitted_before_it() {
+        let mut bench = Bench::new("sync", Mode::Auto);
+        let mut ops: Vec<DiskOp> = (1..=6)
+            .map(|block| bench.write_op(block, GRID.offset_of(block), u8::try_from(block).unwrap(), false))
+            .collect();
+        ops.push(DiskOp::Sync { token: Token(7) });
+        let done = bench.turn(ops);
+        let order: Vec<u64> = done.iter().map(|(token, _)| token.0).collect();
+        assert_eq!(order, [1, 2, 3, 4, 5, 6, 7], "the flush is told last");
+        assert!(done.iter().all(|(_, result)| matches!(result, Ok(None))));
+    }
+
+    /// Set for a process that may be given a limit.
+    const LIMITED: &str = "TIGERCHAT_TEST_LIMITED";
+
+    /// The limit of a file's size stands in for the disk's. It is the whole process's, so the test runs itself once more.
+    #[test]
+    fn a_full_disk_refuses_what_needs_more_of_it_and_nothing_else() {
+        if std::env::var_os(LIMITED).is_none() {
+            let name = "disk::tests::a_full_disk_refuses_what_needs_more_of_it_and_nothing_else";
+            let again = Command::new("sh")
+                .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env(LIMITED, "1")
+                .stdout(Stdio::null())
+                .status();
+            assert!(again.unwrap().success(), "see above");
+            return;
+        }
+        let mut bench = Bench::new("full", Mode::Auto);
+        let limit = |current| setrlimit(Resource::Fsize, Rlimit { current, maximum: None }).unwrap();
+        assert_eq!(bench.write(GRID.offset_of(1), 1, true), Ok(()));
+        limit(Some(GRID.file_size(4)));
+        assert_eq!(bench.write(GRID.offset_of(5), 5, false), Err(DiskError::Full));
+        assert_eq!(bench.len(), GRID.file_size(4), "nothing was begun");
+        assert_eq!(bench.write(GRID.offset_of(2), 2, true), Ok(()), "that is there already");
+        assert_eq!(bench.write(4096, 3, true), Ok(()));
+        limit(None);
+        assert_eq!(bench.write(GRID.offset_of(5), 5, true), Ok(()), "there is room again");
+        assert_eq!(bench.read(GRID.offset_of(5)), Ok(vec![5; BLOCK]));
     }
 }

@@ -3,14 +3,13 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use tigerchat_core::chat::{Chat, Limits};
+use tigerchat_core::chat::{Chat, Limits, shape_is_sane};
 use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits, TokenEntry};
 use tigerchat_core::io::FileId;
 use tigerchat_core::pool::Pool;
-use tigerchat_core::store::layout::{Layout, PAYLOAD, SUPERBLOCK_ZONE};
+use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
-use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::release::Releases;
 use tigerchat_core::vsr::replica::{Replica, Start, pool_classes};
@@ -33,33 +32,52 @@ pub fn entropy<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Sizes of a data file.
+/// Sizes of a data file. What it takes at once is made by `format`; the rest as history grows, and is never given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Size {
-    /// Below 64 MiB, made at once: for a developer's machine.
+    /// 16 MiB at once, then 4 MiB at a time, up to 4 GiB: for a developer's machine.
     Dev,
-    /// About 900 MiB: for production.
+    /// 256 MiB at once, then 64 MiB at a time, up to 1 TiB: for production.
     Standard,
 }
 
 /// What `format` decides for a replica.
 pub fn shard_config(cluster: ClusterId, replica: ReplicaId, size: Size) -> ShardConfig {
-    let (limits, wal_slots, slot_sectors) = match size {
-        Size::Dev => (Limits::dev(), 256, 16),
-        Size::Standard => (Limits::default(), 1024, 64),
+    let block_sectors = 16;
+    let (limits, layout) = match size {
+        Size::Dev => {
+            let (wal_slots, slot_sectors) = (256, 16);
+            let (blocks_max, grid_step) = (1 << 16, 64);
+            (Limits::dev(), Layout { wal_slots, slot_sectors, block_sectors, blocks_max, grid_step })
+        }
+        Size::Standard => {
+            let (wal_slots, slot_sectors) = (1024, 64);
+            let (blocks_max, grid_step) = (1 << 24, 1024);
+            (Limits::default(), Layout { wal_slots, slot_sectors, block_sectors, blocks_max, grid_step })
+        }
     };
-    let (sessions, window) = (16, 8);
-    let replies = usize::from(sessions) * (64 + usize::from(window) * (64 + 256 * 80));
-    let state = Chat::new(limits).encoded_max() + replies + 4096;
-    let checkpoint_sectors = u32::try_from(state.div_ceil(PAYLOAD)).expect("limits are below 16 TiB");
-    let layout = Layout { wal_slots, slot_sectors, checkpoint_sectors };
-    ShardConfig { cluster, shard: SHARD, replica, pipeline: 8, sessions, window, layout, limits }
+    ShardConfig { cluster, shard: SHARD, replica, pipeline: 8, sessions: 16, window: 8, layout, limits }
+}
+
+/// Whether a shard's state can be kept in such a file.
+fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
+    let ShardConfig { limits, layout, .. } = config;
+    if shape_is_sane(limits, layout) {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: expected sizes that fit each other (an even number of log entries, blocks no larger than entries, three \
+         of the largest messages in a block), found {layout:?} with bodies of up to {} bytes",
+        path.display(),
+        limits.body_max
+    ))
 }
 
 /// Makes a replica's data file.
 pub fn format(path: &Path, config: &ShardConfig, members: Members) -> Result<(), String> {
+    must_fit(path, config)?;
     let zone = Superblock::format(config.clone(), members).zone();
-    disk::format(path, &zone, config.layout.hot_size(), config.layout.file_size())
+    disk::format(path, &zone, config.layout.hot_size())
 }
 
 pub fn replica_address(replica: u16) -> Address {
@@ -99,6 +117,7 @@ pub fn replica(
     let fail = |error| format!("{}: {error}", path.display());
     let superblock = Superblock::open(&zone).map_err(fail)?;
     let config = superblock.config.clone();
+    must_fit(path, &config)?;
     let replicas = superblock.members.list().len();
     // Later ones have their addresses in the members.
     if superblock.members.number == 0 && !superblock.members.is_unknown() && peers.len() != replicas {
@@ -110,10 +129,11 @@ pub fn replica(
         ));
     }
     let size = std::fs::metadata(path).map(|data| data.len()).unwrap_or(0);
-    if size < config.layout.file_size() {
-        let expected = config.layout.file_size();
+    // Blocks that are missing behind it are damaged ones, which peers repair.
+    let expected = config.layout.hot_size();
+    if size < expected {
         return Err(format!(
-            "{}: expected {expected} bytes, found {size}: the file was cut short",
+            "{}: expected at least {expected} bytes, found {size}: the file was cut short",
             path.display()
         ));
     }
@@ -134,13 +154,13 @@ pub fn replica(
     };
     let mut reactor =
         Reactor::new(wiring, &pool).map_err(|error| format!("the event loop can't start: {error}"))?;
-    let machine = Chat::with_seed(config.limits, u64::from_le_bytes(entropy()));
+    let machine = Chat::with_seed(config.limits, &config.layout, u64::from_le_bytes(entropy()));
     let mut effects = Vec::new();
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
     let start = Start { binary, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
-    let disk = Disk::start(file, reactor.waker());
+    let disk = Disk::start(file, config.layout.grid(), reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);
     let io = if direct { "direct IO" } else { "buffered IO" };
     let of = if replicas == 0 { "a shard to join".into() } else { replicas.to_string() };
@@ -207,4 +227,36 @@ pub fn stop_on_signals(stoppers: Vec<crate::reactor::Stopper>) -> Result<(), Str
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_that_is_offered_can_be_made_and_has_the_sizes_that_its_help_says() {
+        for (size, fixed, step, most) in [(Size::Dev, 16, 4, 4 << 10), (Size::Standard, 256, 64, 1 << 20)] {
+            let config = shard_config(ClusterId(1), ReplicaId(0), size);
+            assert_eq!(must_fit(Path::new("file"), &config), Ok(()));
+            let layout = config.layout;
+            let mib = |bytes: u64| bytes >> 20;
+            assert_eq!(mib(layout.hot_size()), fixed);
+            assert_eq!(mib(layout.grid().file_size(1) - layout.hot_size()), step);
+            assert_eq!(mib(layout.file_size_max() - layout.hot_size()), most);
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_each_other_are_refused_before_a_file_is_made() {
+        let path = std::env::temp_dir().join(format!("tigerchat-test-sizes-{}", std::process::id()));
+        let sound = shard_config(ClusterId(1), ReplicaId(0), Size::Dev);
+        let odd = Layout { wal_slots: 255, ..sound.layout };
+        let cramped = Layout { block_sectors: 1, ..sound.layout };
+        for layout in [odd, cramped] {
+            let config = ShardConfig { layout, ..sound.clone() };
+            let error = format(&path, &config, Members::first(3, 2).expect("a majority")).unwrap_err();
+            assert!(error.contains("expected sizes that fit each other"), "{error}");
+            assert!(!path.exists());
+        }
+    }
 }

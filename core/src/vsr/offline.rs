@@ -2,18 +2,26 @@
 //!
 //! The one law: **the file is read by the code that production opens it with, and not a byte of it is changed**:
 //! a replica is opened, its reads are answered from the file, its writes are dropped, and then it executes its
-//! log to the head, whether or not the end of it is known to be committed.
+//! log to the head, whether or not the end of it is known to be committed. Blocks of the grid are read when somebody
+//! asks for them, and each is checked by its digest.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::machine::Machine as _;
 use super::replica::{Replica, Start, Status, View, pool_classes};
-use crate::chat::Chat;
+use crate::chat::{self, Chat};
 use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
 use crate::pool::Pool;
+use crate::store::forest::Opening;
+use crate::store::grid::GridShape;
+use crate::store::grid::block::{self, BlockRef, Fault};
+use crate::store::grid::cache::Cache;
+use crate::store::history::reader::Blocks;
 use crate::store::layout::SUPERBLOCK_ZONE;
-use crate::store::superblock::{OpenError, Superblock};
+use crate::store::sector::{Place, Zone};
+use crate::store::superblock::{OpenError, ShardConfig, Superblock};
 use crate::types::Now;
 use crate::wire::entry::{Digest, EntryHeader};
 
@@ -56,11 +64,7 @@ pub struct Stopped {
 impl Stopped {
     /// Opens the file and executes its log as far as its entries are here.
     pub fn read(read: &mut ReadAt<'_>) -> Result<Self, ReadError> {
-        let mut zone = vec![0; SUPERBLOCK_ZONE];
-        if !read(0, &mut zone) {
-            return Err(ReadError::Open(OpenError::TooShort));
-        }
-        let superblock = Superblock::open(&zone).map_err(ReadError::Open)?;
+        let (zone, superblock) = open(read)?;
         let pool = Pool::new(&pool_classes(&superblock.config, 0));
         let mut effects = Effects::new();
         let machine = Chat::new(superblock.config.limits, &superblock.config.layout);
@@ -75,7 +79,7 @@ impl Stopped {
         Ok(Self { superblock, replica, known_commit, head_uncertain })
     }
 
-    /// The chat state at [`Self::executed`].
+    /// The chat state at [`Self::executed`]; nothing when the [state is lost](Self::is_state_lost).
     #[must_use]
     pub fn chat(&self) -> &Chat {
         self.replica.machine()
@@ -97,10 +101,35 @@ impl Stopped {
         self.replica.log_above(self.superblock.checkpoint.op())
     }
 
+    /// Whether the checkpoint that the superblock names is not whole here: its state has to come from peers.
+    #[must_use]
+    pub fn is_state_lost(&self) -> bool {
+        self.view().state_lost
+    }
+
+    /// All blocks that the checkpoint names, each once; none when the [state is lost](Self::is_state_lost).
+    pub fn references(&self) -> impl Iterator<Item = &BlockRef> {
+        self.chat().forest().references()
+    }
+
     #[must_use]
     pub fn sessions(&self) -> Vec<(u64, u64, u64)> {
         self.replica.sessions().iter().map(|one| (one.client, one.session, one.number)).collect()
     }
+}
+
+/// The superblock zone of a file, and what it says.
+fn open(read: &mut ReadAt<'_>) -> Result<(Vec<u8>, Superblock), ReadError> {
+    let mut zone = vec![0; SUPERBLOCK_ZONE];
+    if !read(0, &mut zone) {
+        return Err(ReadError::Open(OpenError::TooShort));
+    }
+    let superblock = Superblock::open(&zone).map_err(ReadError::Open)?;
+    let ShardConfig { limits, layout, .. } = &superblock.config;
+    if !chat::shape_is_sane(limits, layout) {
+        return Err(ReadError::Open(OpenError::Damaged));
+    }
+    Ok((zone, superblock))
 }
 
 /// Answers reads from the file and drops writes, until the replica wants nothing more.
@@ -126,4 +155,117 @@ fn run(replica: &mut Replica<Chat>, read: &mut ReadAt<'_>, mut effects: Effects)
         effects = next;
     }
     Ok(())
+}
+
+/// Blocks of a file, as [`Chat::messages`] asks for them.
+pub struct FileBlocks<'a> {
+    read: &'a mut ReadAt<'a>,
+    place: Place,
+    grid: GridShape,
+    cache: Cache,
+    image: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+/// Blocks that are kept: a room's messages lie in a few runs at a time.
+const KEPT: usize = 16;
+
+impl fmt::Debug for FileBlocks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileBlocks")
+            .field("place", &self.place)
+            .field("grid", &self.grid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> FileBlocks<'a> {
+    #[must_use]
+    pub fn new(config: &ShardConfig, read: &'a mut ReadAt<'a>) -> Self {
+        let grid = config.layout.grid();
+        Self {
+            read,
+            place: config.place(Zone::Grid),
+            grid,
+            cache: Cache::new(KEPT, grid.payload_max()),
+            image: vec![0; grid.block_bytes()],
+            payload: Vec::new(),
+        }
+    }
+
+    /// The payload of a block, read from the file now.
+    pub fn read(&mut self, reference: &BlockRef) -> Result<&[u8], Fault> {
+        // A file that was cut short has no such block.
+        if !self.grid.holds(reference.address)
+            || !(self.read)(self.grid.offset_of(reference.address), &mut self.image)
+        {
+            return Err(Fault::Damaged);
+        }
+        block::open(self.place, &self.grid, reference, &self.image, &mut self.payload)?;
+        Ok(&self.payload)
+    }
+}
+
+impl Blocks for FileBlocks<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        if self.cache.get(reference).is_none() {
+            self.read(reference).ok()?;
+            self.cache.put(*reference, &self.payload);
+        }
+        self.cache.get(reference)
+    }
+}
+
+/// What became of the blocks of the checkpoint that a superblock names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub whole: u64,
+    pub damaged: Vec<BlockRef>,
+    /// All blocks were looked at: those by which others are known are whole, and what they say fits together.
+    pub is_complete: bool,
+}
+
+impl Verified {
+    fn look(&mut self, blocks: &mut FileBlocks<'_>, reference: &BlockRef) -> bool {
+        let whole = blocks.read(reference).is_ok();
+        if whole {
+            self.whole += 1;
+        } else {
+            self.damaged.push(*reference);
+        }
+        whole
+    }
+}
+
+/// Reads every block of the checkpoint, as far as they are known.
+pub fn verify(read: &mut ReadAt<'_>) -> Result<Verified, ReadError> {
+    let (_, superblock) = open(read)?;
+    let ShardConfig { limits, layout, .. } = &superblock.config;
+    let mut blocks = FileBlocks::new(&superblock.config, read);
+    let mut verified = Verified::default();
+    if superblock.transferring {
+        return Ok(verified);
+    }
+    let Some(checkpoint) = superblock.checkpoint.checkpoint() else {
+        return Ok(Verified { is_complete: true, ..verified });
+    };
+    let mut opening = Opening::new(chat::forest_shape(limits, layout), checkpoint);
+    while let Some(reference) = opening.wanted().first().copied() {
+        if !verified.look(&mut blocks, &reference) {
+            // What it names is not known; those beside it are.
+            for reference in &opening.wanted()[1..] {
+                verified.look(&mut blocks, reference);
+            }
+            return Ok(verified);
+        }
+        if opening.give(&blocks.payload).is_err() {
+            return Ok(verified);
+        }
+    }
+    let Some(forest) = opening.done() else { return Ok(verified) };
+    verified = Verified { is_complete: true, ..Verified::default() };
+    for reference in forest.references() {
+        verified.look(&mut blocks, reference);
+    }
+    Ok(verified)
 }

@@ -8,10 +8,13 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
+use tigerchat_core::store::grid::block::{self, Kind};
 use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
+use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
 
 use crate::proxy::Proxy;
+use crate::traffic::wait_until;
 
 const CLUSTER: &str = "c0ffee00c0ffee00c0ffee00c0ffee00";
 pub const REPLICAS: usize = 3;
@@ -227,6 +230,35 @@ impl Cluster {
         let mut zone = vec![0; SUPERBLOCK_ZONE];
         File::open(self.file(replica)).unwrap().read_exact_at(&mut zone, 0).unwrap();
         Superblock::open(&zone).unwrap().config.layout
+    }
+
+    /// A block of this kind, of those that the checkpoint of a replica's file names. The file may be in use: what was
+    /// read while a checkpoint followed the other is looked at again.
+    pub fn block_of(&self, replica: usize, kind: Kind) -> u64 {
+        let (file, grid) = (File::open(self.file(replica)).unwrap(), self.layout(replica).grid());
+        let mut found = None;
+        wait_until("a checkpoint has such a block", || {
+            let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
+            let Ok(stopped) = Stopped::read(&mut read) else { return false };
+            let mut blocks = FileBlocks::new(&stopped.superblock.config, &mut read);
+            found = stopped.references().copied().find(|reference| {
+                let payload = blocks.read(reference).ok();
+                let block = payload.and_then(|payload| block::check(&grid, reference, payload).ok());
+                block.is_some_and(|block| block.kind == kind)
+            });
+            found.is_some()
+        });
+        found.expect("waited for").address
+    }
+
+    /// Whether this block of the checkpoint is damaged now (or any, when none is named). `None`: a checkpoint followed the
+    /// other while it was read.
+    pub fn is_damaged(&self, replica: usize, block: Option<u64>) -> Option<bool> {
+        let file = File::open(self.file(replica)).unwrap();
+        let verified = verify(&mut |offset, into| file.read_exact_at(into, offset).is_ok()).ok()?;
+        let mut damaged = verified.damaged.iter().map(|reference| reference.address);
+        let found = damaged.any(|address| block.is_none_or(|block| block == address));
+        verified.is_complete.then_some(found)
     }
 
     /// One byte becomes another one, on the disk.

@@ -3,8 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use tigerchat_core::store::grid::block::Kind;
+
 use crate::cluster::REPLICAS;
 use crate::stage::Stage;
+use crate::traffic::wait_until;
 
 /// Within what time a message that was sent after the fault is to be acknowledged.
 #[derive(Clone, Copy)]
@@ -57,6 +60,7 @@ pub fn all() -> Vec<Row> {
         row("flip-live-log", 6, 400, |stage, round| flip(stage, round, Area::Log, true)),
         row("flip-live-superblock", 8, 400, |stage, round| flip(stage, round, Area::Superblock, true)),
         row("flip-live-checkpoint", 6, 400, |stage, round| flip(stage, round, Area::Checkpoint, true)),
+        row("flip-live-history", 4, 400, flip_history),
         row("flip-stopped-log", 6, 400, |stage, round| flip(stage, round, Area::Log, false)),
         row("flip-stopped-superblock", 8, 400, |stage, round| flip(stage, round, Area::Superblock, false)),
         row("flip-stopped-checkpoint", 6, 400, |stage, round| flip(stage, round, Area::Checkpoint, false)),
@@ -210,8 +214,12 @@ fn fill_disk_and_kill(stage: &mut Stage, round: usize) -> Instant {
 enum Area {
     Log,
     Superblock,
+    /// One of the blocks without which a checkpoint can't be opened.
     Checkpoint,
 }
+
+/// What opening a checkpoint reads, each in its turn.
+const OPENED: [Kind; 5] = [Kind::Root, Kind::Manifest, Kind::FreeSet, Kind::Index, Kind::Pages];
 
 /// Bytes of a file that is in use, or of one whose replica was killed: then it has to start from what is left.
 /// The primary's and a backup's in turn.
@@ -243,9 +251,27 @@ fn damage(stage: &Stage, replica: usize, round: usize, area: Area) {
         }
         Area::Superblock => stage.cluster.flip(replica, (round as u64 % 4) * 8192 + within),
         Area::Checkpoint => {
-            (0..2).for_each(|copy| stage.cluster.flip(replica, layout.checkpoint_offset(copy) + within));
+            let block = stage.cluster.block_of(replica, OPENED[round % OPENED.len()]);
+            stage.cluster.flip(replica, layout.grid().offset_of(block) + within);
         }
     }
+}
+
+/// Messages that nobody asks for rot on a running replica: it finds them by itself, and has them from another.
+fn flip_history(stage: &mut Stage, round: usize) -> Instant {
+    let replica = if round.is_multiple_of(2) { stage.backup(round / 2) } else { stage.primary() };
+    let grid = stage.cluster.layout(replica).grid();
+    let at = stage.fault(|cluster| {
+        // A merge may have written the block anew meanwhile: then another one.
+        wait_until("a block of messages is damaged", || {
+            let block = cluster.block_of(replica, Kind::Records);
+            cluster.flip(replica, grid.offset_of(block) + 100);
+            cluster.is_damaged(replica, Some(block)) == Some(true)
+        });
+    });
+    wait_until("scrubbing has found it", || stage.cluster.is_damaged(replica, None) == Some(false));
+    stage.hold(at, ms(100));
+    at
 }
 
 /// The file of the primary or of a backup, in turn. Its process dies with it.
