@@ -54,8 +54,9 @@ pub struct Disk {
     pub full_until: Instant,
     /// What it answers wrongly or not at all.
     pub faults: Option<DiskErrors>,
-    /// Sectors that hold other than what was written last.
-    damaged: BTreeSet<usize>,
+    /// Sectors that hold other than what was written last, each with the last write before the damage: it is over when
+    /// a later one is durable. (A power cut brings back what lies below.)
+    damaged: BTreeMap<usize, u64>,
     unreadable: BTreeSet<usize>,
     /// Where the last read went astray.
     astray: BTreeSet<u64>,
@@ -127,7 +128,7 @@ impl Disk {
             slowness: 1,
             full_until: Instant(0),
             faults: None,
-            damaged: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             unreadable: BTreeSet::new(),
             astray: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -239,8 +240,9 @@ impl Disk {
                 1 => versions,
                 _ => self.random.index(versions + 1),
             };
-            if let Some((_, sector)) = cell.cached.drain(..).take(kept).next_back() {
+            if let Some((write, sector)) = cell.cached.drain(..).take(kept).next_back() {
                 cell.durable = Some(sector);
+                self.counts.repaired += u64::from(mend(&mut self.damaged, at, write));
             }
         }
     }
@@ -252,12 +254,13 @@ impl Disk {
     }
 
     fn settle(&mut self, up_to: u64) {
-        let cells = &mut self.cells;
+        let Self { cells, damaged, counts, .. } = self;
         self.dirty.retain(|at| {
             let cell = &mut cells[*at];
             let covered = cell.cached.iter().take_while(|(write, _)| *write <= up_to).count();
-            if let Some((_, sector)) = cell.cached.drain(..covered).next_back() {
+            if let Some((write, sector)) = cell.cached.drain(..covered).next_back() {
                 cell.before = cell.durable.replace(sector);
+                counts.repaired += u64::from(mend(damaged, *at, write));
             }
             !cell.cached.is_empty()
         });
@@ -271,7 +274,6 @@ impl Disk {
             let at = first + index;
             self.cells[at].cached.push((self.writes, sector_of(bytes)));
             self.dirty.insert(at);
-            self.counts.repaired += u64::from(self.damaged.remove(&at));
             self.unreadable.remove(&at);
             self.lost.remove(&at);
             if self.recent.len() == RECENT {
@@ -329,7 +331,7 @@ impl Disk {
     /// Whether a sector holds other than what was written to it last.
     #[must_use]
     pub fn is_damaged(&self, sector: usize) -> bool {
-        self.damaged.contains(&sector)
+        self.damaged.contains_key(&sector)
     }
 
     #[must_use]
@@ -403,9 +405,15 @@ impl Disk {
     }
 
     fn note_damage(&mut self, sector: usize) -> bool {
-        self.counts.damaged += u64::from(self.damaged.insert(sector));
+        self.counts.damaged += u64::from(self.damaged.insert(sector, self.writes).is_none());
         true
     }
+}
+
+/// A write is durable: what was damaged before it is whole again. Says whether something was.
+fn mend(damaged: &mut BTreeMap<usize, u64>, at: usize, write: u64) -> bool {
+    let over = damaged.get(&at).is_some_and(|before| write > *before);
+    over && damaged.remove(&at).is_some()
 }
 
 /// A whole sector is copied once, without being zeroed before.

@@ -97,10 +97,12 @@ impl World<'_> {
         else {
             return;
         };
-        // Whatever it would do by itself it does first: the work of a checkpoint goes on in each turn.
-        let mut acted = self.turn_now(place);
-        while acted && self.is_calm(place) {
-            acted = self.turn_now(place);
+        // Whatever it would do by itself it does first: the work of a checkpoint goes on in each turn, and what one turn
+        // gives up may let the next one begin something.
+        let mut calm_turns = 0;
+        while calm_turns < 2 {
+            let acted = self.turn_now(place);
+            calm_turns = if acted && self.is_calm(place) { 0 } else { calm_turns + 1 };
         }
         if self.is_calm(place) {
             self.say_forged(place, trick, bytes);

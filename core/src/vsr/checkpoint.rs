@@ -43,6 +43,8 @@ pub(super) struct Checkpointing {
     stage: Stage,
     /// Offline nothing is made: the disk takes no writes.
     suspended: bool,
+    /// Nobody has a block without which the work can't go on: peers are further.
+    stuck: bool,
     tail: Vec<u8>,
     /// Blocks that the forest wants, while they are looked for.
     wanted: Vec<BlockRef>,
@@ -119,6 +121,11 @@ impl<M: Machine> Replica<M> {
     /// What was being made is of no use any more: the state it is of was given up. Nothing of it is on its way.
     pub(super) fn forget_checkpoint(&mut self) {
         (self.checkpointing.due, self.checkpointing.stage) = (false, Stage::Idle);
+        self.checkpointing.stuck = false;
+    }
+
+    pub(super) fn is_work_stuck(&self) -> bool {
+        self.checkpointing.stuck
     }
 
     /// Goes on with the work, a little.
@@ -152,7 +159,14 @@ impl<M: Machine> Replica<M> {
         wanted.clear();
         wanted.extend(self.machine.forest().wanted());
         for reference in &wanted {
+            if self.blocks.is_lost(reference) {
+                self.checkpointing.stuck = true;
+                self.mark(Mark::CheckpointStuck);
+                let from = self.random_peer();
+                self.start_sync(from, effects);
+            }
             if let Some(payload) = self.take_block(reference, effects) {
+                self.checkpointing.stuck = false;
                 let given = self.machine.forest_mut().give(reference, &payload);
                 self.blocks.recycle(payload);
                 if given.is_err() {

@@ -109,6 +109,7 @@ marks! {
     BlockRepaired = "blocks: a damaged one is had from a peer and written again",
     ScrubOvertaken = "scrub: a block is of no use any more when it comes",
     QueryWaits = "reads: an answer waits for a block",
+    CheckpointStuck = "checkpoint: nobody has a block that the work needs: a peer's checkpoint instead",
     CheckpointAwaited = "checkpoint: commits wait until the last one is written",
     ReadRoundAgain = "reads: a round is asked for again",
     ReadBehind = "reads: below the reader's floor",

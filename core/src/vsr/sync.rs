@@ -223,7 +223,7 @@ impl<M: Machine> Replica<M> {
 
     fn on_offer(&mut self, from: ReplicaId, frame: &Frame, effects: &mut Effects) {
         // A lost state may be had again as it was.
-        let least = self.commit_min() + u64::from(!self.state_lost && !self.lacks_blocks());
+        let least = self.commit_min() + u64::from(!self.state_lost && !self.is_work_stuck());
         let mut reader = Reader::new(frame.body());
         let Ok(offer) = CheckpointRef::decode(&mut reader, &self.config.layout) else {
             return self.ignore(Ignored::Malformed);
@@ -258,11 +258,6 @@ impl<M: Machine> Replica<M> {
             self.mark(Mark::TransferGone);
             self.ask_for_offer(effects);
         }
-    }
-
-    /// Whether the work of our own checkpoint can't go on for want of a block that nobody has: peers are further.
-    fn lacks_blocks(&self) -> bool {
-        self.machine.forest().wanted().any(|reference| self.blocks.is_lost(reference))
     }
 
     /// Goes on as far as nothing has to be waited for.
