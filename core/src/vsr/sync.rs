@@ -229,7 +229,7 @@ impl<M: Machine> Replica<M> {
             return self.ignore(Ignored::Malformed);
         };
         let asked = |sync: &&mut Sync| sync.from == from && sync.stage == Stage::Asking;
-        let Some(sync) = self.sync.as_mut().filter(|sync| asked(&sync)) else {
+        let Some(sync) = self.sync.as_mut().filter(|sync| asked(sync)) else {
             return self.ignore(Ignored::NotNow);
         };
         if offer.op() < least || offer.number == 0 {
