@@ -31,7 +31,7 @@ use crate::store::superblock::CheckpointRef;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
 
-/// Steps of the work in a turn, each of which makes a block or two: what a commit may have to wait for.
+/// Steps of the work in a turn that make a block or two: what a commit may have to wait for.
 const STEPS: u32 = 2;
 /// The same when commits wait for the work in any case.
 const STEPS_AWAITED: u32 = 16;
@@ -137,8 +137,8 @@ impl<M: Machine> Replica<M> {
         let mut steps = if self.checkpointing.due { STEPS_AWAITED } else { STEPS };
         // When nothing of it is on its way, no completion would bring the next turn.
         while steps > 0 || self.blocks.is_idle() {
-            steps = steps.saturating_sub(1);
             self.give_wanted(effects);
+            let made = self.machine.forest_mut().writer().made();
             match self.machine.forest_mut().advance(1) {
                 Ok(Standing::More) => {}
                 Ok(Standing::Reads | Standing::Writes) => break,
@@ -148,6 +148,8 @@ impl<M: Machine> Replica<M> {
                     return effects.push(Effect::Stop(Fatal::of_work(why)));
                 }
             }
+            // What makes no block costs next to nothing, and brings no completion either.
+            steps = steps.saturating_sub(u32::from(self.machine.forest_mut().writer().made() > made));
             self.write_blocks(effects);
         }
         self.write_blocks(effects);
