@@ -32,7 +32,7 @@ const FILE: FileId = FileId(0);
 pub(crate) struct Outside {
     pub(crate) now: Now,
     pub(crate) disk: Vec<u8>,
-    pool: Pool,
+    pub(crate) pool: Pool,
     pub(crate) sent: VecDeque<(Address, Address, Frame)>,
     pub(crate) submitted: Vec<DiskOp>,
     pub(crate) stopped: Option<Fatal>,
@@ -96,6 +96,10 @@ pub(crate) fn replica(at: usize) -> Address {
 }
 
 impl Outside {
+    fn members(&self) -> Members {
+        Superblock::open(&self.disk).unwrap().members
+    }
+
     fn formatted(config: &ShardConfig, replica: ReplicaId, members: Members, now: Now) -> Self {
         let config = ShardConfig { replica, ..config.clone() };
         let mut disk = vec![0; usize::try_from(config.layout.file_size_max()).unwrap()];
@@ -149,6 +153,18 @@ impl Cluster {
         }
         cluster.settle();
         cluster
+    }
+
+    /// The same cluster on new files, for a configuration that was changed.
+    pub(crate) fn formatted_anew(mut self) -> Self {
+        for at in 0..self.nodes.len() {
+            self.crash(at);
+            let members = self.outside[at].members();
+            self.outside[at] = Outside::formatted(&self.config, ReplicaId(at as u16), members, self.now);
+        }
+        (0..self.nodes.len()).for_each(|at| self.start(at));
+        self.settle();
+        self
     }
 
     pub(crate) fn start(&mut self, at: usize) {

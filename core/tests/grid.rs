@@ -1,0 +1,214 @@
+//! A replica on its grid: pages of old messages come from blocks, damaged blocks from peers, and a full grid refuses what
+//! would make it grow.
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use tigerchat_core::errors::ErrorCode;
+use tigerchat_core::store::grid::block::{BlockRef, Kind};
+use tigerchat_core::types::{Address, TenantId};
+use tigerchat_core::vsr::machine::Machine as _;
+use tigerchat_core::vsr::marks::Mark;
+use tigerchat_core::wire::chat::{AnswerHead, Command as ChatCommand, Query, RoomEvent};
+use tigerchat_core::wire::codec::Reader;
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
+
+const LONG: Duration = Duration::from_millis(600);
+
+fn ready(replicas: u8, messages: u64) -> Cluster {
+    ready_with(Cluster::with_slots(replicas, 16), messages)
+}
+
+fn ready_with(mut cluster: Cluster, messages: u64) -> Cluster {
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    for number in 1..=messages {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(LONG);
+    cluster
+}
+
+/// Asks a replica for a page, and gives it time.
+fn ask(cluster: &mut Cluster, at: usize, from: u64, limit: u32) -> Option<(AnswerHead, Vec<String>)> {
+    let mut query = Vec::new();
+    Query::History { tenant: TenantId(1), room: "general", from, limit }.encode(&mut query).unwrap();
+    let mut frame = Frame { header: FrameHeader::new(Command::Query, CLUSTER, SHARD), payload: None };
+    let mut draft = cluster.outside[at].pool.draft(query.len()).expect("pool");
+    draft.extend(&query).unwrap();
+    frame.payload = Some(draft.seal());
+    frame.header.nonce = u128::from(from * 1_000 + u64::from(limit)).into();
+    frame.seal(Address::Edge(EDGE), replica(at), 1, from + 1);
+    cluster.to_edge.clear();
+    cluster.wire.push_back((Address::Edge(EDGE), replica(at), frame));
+    cluster.settle();
+    cluster.pass(LONG);
+    let answer = cluster.to_edge.iter().find(|frame| frame.header.command() == Command::Answer)?;
+    let mut reader = Reader::new(answer.body());
+    let head = AnswerHead::decode(&mut reader).unwrap();
+    let mut bodies = Vec::new();
+    for _ in 0..head.count {
+        let Ok(RoomEvent::Message(message)) = RoomEvent::decode(&mut reader) else { panic!("messages") };
+        bodies.push(String::from_utf8(message.body.to_vec()).unwrap());
+    }
+    Some((head, bodies))
+}
+
+fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+fn references(cluster: &Cluster, at: usize) -> Vec<BlockRef> {
+    let mut all = Vec::with_capacity(1_024);
+    cluster.replica(at).machine().forest().references_from(1, &mut all);
+    all
+}
+
+fn damage(cluster: &mut Cluster, at: usize, block: &BlockRef) {
+    let offset = usize::try_from(cluster.config.layout.grid().offset_of(block.address)).unwrap();
+    cluster.outside[at].disk[offset + 40] ^= 4;
+}
+
+fn kind_of(cluster: &Cluster, at: usize, block: &BlockRef) -> u8 {
+    let offset = usize::try_from(cluster.config.layout.grid().offset_of(block.address)).unwrap();
+    cluster.outside[at].disk[offset + 4]
+}
+
+fn is_whole(cluster: &Cluster, at: usize, other: usize, block: &BlockRef) -> bool {
+    let offset = usize::try_from(cluster.config.layout.grid().offset_of(block.address)).unwrap();
+    cluster.outside[at].disk[offset + 40] == cluster.outside[other].disk[offset + 40]
+}
+
+#[test]
+fn pages_of_any_age_are_answered_by_every_replica_also_after_a_restart() {
+    let mut cluster = ready(3, 120);
+    for at in 0..3 {
+        for from in [1, 40, 77, 101] {
+            let (head, bodies) = ask(&mut cluster, at, from, 20).expect("an answer");
+            assert_eq!((head.error, head.first, head.head), (None, 1, 120));
+            assert_eq!(bodies, numbers(from..=from + 19), "replica {at}");
+        }
+        cluster.crash(at);
+        cluster.start(at);
+        cluster.pass(LONG);
+        assert_eq!(ask(&mut cluster, at, 3, 50).expect("an answer").1, numbers(3..=52), "replica {at}");
+    }
+    let waited = (0..3).any(|at| cluster.replica(at).marks().has(Mark::QueryWaits));
+    assert!(waited, "some of them were not in memory");
+}
+
+/// All blocks of one replica are damaged, one after the other: each page is answered all the same.
+#[test]
+fn h34_a_damaged_block_is_had_from_a_peer_and_written_again() {
+    let mut cluster = ready(3, 120);
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.pass(LONG);
+    let all = references(&cluster, 1);
+    all.iter().for_each(|block| damage(&mut cluster, 1, block));
+    assert_eq!(ask(&mut cluster, 1, 1, 50).expect("an answer").1, numbers(1..=50));
+    assert!(cluster.replica(1).marks().has(Mark::BlockRepaired));
+    // Scrubbing comes by all others.
+    for _ in 0..all.len() / 4 {
+        cluster.pass(LONG);
+    }
+    let damaged = all.iter().filter(|block| !is_whole(&cluster, 1, 0, block)).count();
+    assert_eq!(damaged, 0, "of {}", all.len());
+    assert!(cluster.replica(1).scrubbed().blocks >= all.len() as u64);
+}
+
+#[test]
+fn h40_what_no_replica_has_whole_is_served_by_none() {
+    let mut cluster = ready(3, 120);
+    let all = references(&cluster, 0);
+    for at in 0..3 {
+        cluster.crash(at);
+        let messages = all.iter().filter(|block| kind_of(&cluster, at, block) == Kind::Records as u8);
+        let messages: Vec<BlockRef> = messages.copied().collect();
+        assert!(messages.len() >= 2);
+        messages.iter().for_each(|block| damage(&mut cluster, at, block));
+    }
+    (0..3).for_each(|at| cluster.start(at));
+    cluster.pass(LONG * 3);
+    assert_eq!(ask(&mut cluster, 0, 1, 50), None, "better no answer than a wrong one");
+    // What is in memory is answered as before.
+    let head = cluster.replica(0).machine().room(TenantId(1), "general").expect("it is there").head;
+    assert_eq!(ask(&mut cluster, 0, head, 1).expect("an answer").1, numbers(head..=head));
+}
+
+/// A replica that was away for long takes over a checkpoint, and of its old one all blocks that are the same.
+#[test]
+fn a_transfer_takes_what_is_on_the_own_disk_from_there() {
+    let mut cluster = ready(3, 200);
+    cluster.crash(2);
+    cluster.pass(Duration::from_millis(200));
+    for number in 201..=240 {
+        cluster.publish(number).expect("two are a quorum");
+    }
+    cluster.start(2);
+    cluster.pass(LONG * 2);
+    assert!(cluster.replica(2).marks().has(Mark::TransferDone));
+    assert!(cluster.replica(2).marks().has(Mark::TransferKept));
+    assert_eq!(cluster.state(2), cluster.state(0));
+    assert_eq!(ask(&mut cluster, 2, 1, 50).expect("an answer").1, numbers(1..=50));
+}
+
+/// The grid is full: what would make it grow is refused with its number and has no effect, reads go on, and a retention
+/// of some messages a room lets the same shard run for ever.
+#[test]
+fn h35_a_full_grid_refuses_what_grows_and_loses_nothing() {
+    let mut small = Cluster::with_slots(3, 16);
+    small.config.layout.blocks_max = 420;
+    let mut cluster = ready_with(small.formatted_anew(), 0);
+    let mut said = 0;
+    let refused = loop {
+        let (key, body) = (cluster.key(said + 1), "long ".repeat(190));
+        let outcome = cluster.request(&[say(key, &body)]).expect("answered")[0];
+        match outcome.error {
+            None => said = outcome.seq,
+            Some(error) => break error,
+        }
+        assert!(said < 5_000, "it never filled up");
+    };
+    assert_eq!(refused, ErrorCode::StorageFull);
+    assert!(said > 60, "{said}");
+    let open = ChatCommand::RoomOpen { tenant: TenantId(1), room: "another", user: "ada" };
+    assert_eq!(cluster.request(&[open]).expect("answered")[0].error, Some(ErrorCode::StorageFull));
+    // For many more ops: checkpoints go on. Now and then one frees a little, and somebody finds room.
+    let mut refusals = 0;
+    for number in 0..120 {
+        let (key, body) = (cluster.key(10_000 + number), "long ".repeat(190));
+        let outcome = cluster.request(&[say(key, &body)]).expect("answered")[0];
+        assert!(outcome.error.is_none_or(|error| error == ErrorCode::StorageFull), "{outcome:?}");
+        refusals += u32::from(outcome.error.is_some());
+        said = said.max(if outcome.error.is_none() { outcome.seq } else { 0 });
+    }
+    assert!(refusals > 60, "{refusals}");
+    cluster.pass(LONG);
+    let (head, bodies) = ask(&mut cluster, 1, said, 1).expect("an answer");
+    assert_eq!((head.head, bodies.len()), (said, 1));
+    assert!((0..3).all(|at| cluster.outside[at].stopped.is_none()));
+    assert!((1..3).all(|at| cluster.state(at) == cluster.state(0)));
+}
+
+#[test]
+fn h35_with_retention_a_small_grid_never_fills_up() {
+    let mut small = Cluster::with_slots(3, 16);
+    small.config.layout.blocks_max = 420;
+    small.config.limits.room_messages = 20;
+    let mut cluster = ready_with(small.formatted_anew(), 0);
+    for number in 1..=900 {
+        let (key, body) = (cluster.key(number), "long ".repeat(190));
+        let outcome = cluster.request(&[say(key, &body)]).expect("answered")[0];
+        assert_eq!((outcome.error, outcome.seq), (None, number));
+        cluster.pass(Duration::from_millis(2));
+    }
+    cluster.pass(LONG);
+    let (head, _) = ask(&mut cluster, 2, 0, 5).expect("an answer");
+    assert_eq!((head.first, head.head), (881, 900));
+    let gone = ask(&mut cluster, 2, 1, 5).expect("an answer").0;
+    assert_eq!(gone.error, Some(ErrorCode::PositionGone));
+}
