@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,11 +15,17 @@ use crate::repository::Outcome;
 
 /// Worlds that a swarm runs before it is asked again: one that hangs costs no more than these.
 const ROUND: u64 = 30;
-/// A program may take so many times as long as without a mutant, and so long at least.
-const PATIENCE: u32 = 20;
-const LEAST: Duration = Duration::from_secs(60);
-/// No program needs as much memory (in kB); a mutant may.
-const MEMORY: &str = "6000000";
+/// A program may take so many times as long as without a mutant, and so long at least: time of the processor, so that
+/// it does not matter what else the machine does.
+const PATIENCE: u32 = 10;
+const LEAST: Duration = Duration::from_secs(30);
+/// A program that waits takes no time of the processor: by the clock it may take so many times as long.
+const BUSY: u32 = 10;
+/// No program needs as much memory (in kB) or writes as much (in blocks); a mutant may.
+const MEMORY: u64 = 6_000_000;
+const OUTPUT: u64 = 100_000;
+/// Whoever used up its time gets one of these (SIGKILL, SIGXCPU).
+const OUT_OF_TIME: [i32; 2] = [9, 24];
 
 /// How a mutant ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,8 +159,13 @@ impl<'a> Judge<'a> {
         scratch: &Path,
     ) -> Outcome<Ended> {
         let out: PathBuf = scratch.join("output");
+        // The kernel ends it: also when this process is no more.
+        let limits = format!(
+            "ulimit -v {MEMORY} && ulimit -f {OUTPUT} && ulimit -t {} && ",
+            patience.as_secs().max(1)
+        );
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"")]).arg(program).args(arguments);
+        command.args(["-c", &format!("{limits} exec \"$0\" \"$@\"")]).arg(program).args(arguments);
         command.current_dir(&self.farm.folder).env("RUST_TEST_THREADS", "1").env_remove("MUTANT");
         if let Some(mutant) = mutant {
             command.env("MUTANT", mutant.to_string());
@@ -164,9 +176,10 @@ impl<'a> Judge<'a> {
         let mut pause = Duration::from_millis(2);
         let success = loop {
             if let Some(status) = child.try_wait()? {
-                break Some(status.success());
+                let late = status.signal().is_some_and(|signal| OUT_OF_TIME.contains(&signal));
+                break (!late).then_some(status.success());
             }
-            if began.elapsed() > patience {
+            if began.elapsed() > patience * BUSY {
                 child.kill()?;
                 child.wait()?;
                 break None;

@@ -7,7 +7,7 @@ mod judge;
 mod results;
 mod sites;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -113,7 +113,7 @@ fn hunt(options: &Options) -> Outcome<bool> {
     let kept = build_folder(&root).join("mutants.json");
     let results = Results::load(&kept, &farm.digest);
     let missed = options.missed.then(|| results.missed());
-    let chosen = choose(options, farm.mutants.clone(), &equivalent, missed.as_deref());
+    let chosen = choose(options, farm.mutants.clone(), &equivalent, missed.as_ref());
     let folder = build_folder(&root).join("mutants/scratch");
     let began = Instant::now();
     let results = Mutex::new(results);
@@ -138,7 +138,7 @@ fn choose(
     options: &Options,
     mut mutants: Vec<Mutant>,
     equivalent: &BTreeMap<String, String>,
-    missed: Option<&[String]>,
+    missed: Option<&BTreeSet<String>>,
 ) -> Vec<Mutant> {
     mutants.retain(|mutant| {
         !mutant.mutation.idle
@@ -215,7 +215,7 @@ mod tests {
     fn replication_has_many_mutants_and_each_has_a_name_of_its_own() {
         let mutants = farm::list(&root()).unwrap();
         assert!(mutants.len() > 1000);
-        let names: std::collections::BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
+        let names: BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
         assert_eq!(names.len(), mutants.len());
     }
 
