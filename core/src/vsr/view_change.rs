@@ -29,6 +29,7 @@ use super::machine::Machine;
 use super::marks::Mark;
 use super::membership::{ByMember, Members};
 use super::normal::Acked;
+use super::release;
 use super::replica::{Ignored, Replica, Status, Timer};
 use crate::io::Effects;
 use crate::types::{Address, Instant, ReplicaId};
@@ -200,7 +201,7 @@ fn decode_suffix(frame: &Frame) -> Option<(u128, u128, Vec<EntryHeader>)> {
         upper.op.get() == lower.op.get() + 1
             && upper.parent == lower.digest()
             && upper.view.get() >= lower.view.get()
-            && upper.release.get() >= lower.release.get()
+            && release::step(lower, upper).is_some()
     });
     let ours = headers
         .iter()
