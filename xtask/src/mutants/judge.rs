@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::farm::Farm;
 use crate::repository::Outcome;
@@ -90,6 +90,37 @@ impl<'a> Judge<'a> {
             eprintln!("seeds that fail without a mutant tell nothing: {:?}", judge.unsound);
         }
         Ok(judge)
+    }
+
+    /// What is true of these programs, to be recalled.
+    pub(crate) fn to_json(&self) -> Value {
+        let took = |test: &Test<'_>| (test.name.to_owned(), json!(millis(test.took)));
+        json!({
+            "tests": self.tests.iter().map(took).collect::<serde_json::Map<_, _>>(),
+            "round": millis(self.round), "unsound": self.unsound, "seeds": self.seeds,
+        })
+    }
+
+    /// A judge who ran everything before, with as many worlds.
+    pub(crate) fn recall(farm: &'a Farm, seeds: u64, kept: &Value) -> Option<Self> {
+        if kept["seeds"] != seeds {
+            return None;
+        }
+        let time = |value: &Value| Some(Duration::from_millis(value.as_u64()?));
+        let test = |(name, path): &'a (String, PathBuf)| {
+            Some(Test { name, path, took: time(&kept["tests"][name.as_str()])?, caught: AtomicU32::new(0) })
+        };
+        let tests = farm.tests.iter().map(test).collect::<Option<_>>()?;
+        let unsound = kept["unsound"].as_array()?.iter().filter_map(Value::as_u64).collect();
+        Some(Self { farm, seeds, tests, round: time(&kept["round"])?, unsound })
+    }
+
+    /// Test programs that have caught mutants already.
+    pub(crate) fn has_caught(&self, by: &[&str]) {
+        for test in &self.tests {
+            let caught = by.iter().filter(|by| by.split([':', ' ']).next() == Some(test.name)).count();
+            test.caught.store(u32::try_from(caught).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn judge(&self, mutant: u32, scratch: &Path) -> Outcome<Verdict> {
@@ -189,6 +220,10 @@ impl<'a> Judge<'a> {
         };
         Ok(Ended { success, output: fs::read(&out)? })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The first test that a program said has failed.

@@ -147,11 +147,15 @@ fn choose(
             && missed.is_none_or(|missed| missed.contains(&mutant.name))
     });
     if let Some(sample) = options.sample {
-        mutants.sort_by_cached_key(|mutant| Sha256::digest(format!("{} {}", options.seed, mutant.name)));
+        mutants.sort_by_cached_key(|mutant| lot(options.seed, mutant));
         mutants.truncate(sample);
     }
     mutants.sort_by_key(|mutant| mutant.number);
     mutants
+}
+
+fn lot(seed: u64, mutant: &Mutant) -> impl Ord + use<> {
+    Sha256::digest(format!("{seed} {}", mutant.name))
 }
 
 fn judge_all(
@@ -163,7 +167,11 @@ fn judge_all(
 ) -> Outcome<()> {
     let waiting: Vec<&Mutant> = {
         let results = results.lock().map_err(|_| "a mutant could not be judged")?;
-        chosen.iter().filter(|mutant| results.get(&mutant.name, options.seeds).is_none()).collect()
+        let mut waiting: Vec<&Mutant> =
+            chosen.iter().filter(|mutant| results.get(&mutant.name, options.seeds).is_none()).collect();
+        // As they were drawn: also a run that is ended early has judged a fair sample.
+        waiting.sort_by_cached_key(|mutant| lot(options.seed, mutant));
+        waiting
     };
     if waiting.is_empty() {
         return Ok(());
@@ -173,8 +181,7 @@ fn judge_all(
         fs::create_dir_all(&scratch)?;
         Ok(scratch)
     };
-    eprintln!("running everything without a mutant first");
-    let judge = Judge::new(farm, options.seeds, &scratch(0)?)?;
+    let judge = sound(farm, options, results, &scratch(0)?)?;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let all = Instant::now();
     let work = |worker: usize| -> Result<(), String> {
@@ -205,6 +212,25 @@ fn judge_all(
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker broke".to_owned())?)
     })
     .map_err(Into::into)
+}
+
+/// A judge who knows what is true without a mutant: from the last time, if the programs are the same.
+fn sound<'a>(
+    farm: &'a Farm,
+    options: &Options,
+    results: &Mutex<Results>,
+    scratch: &Path,
+) -> Outcome<Judge<'a>> {
+    let mut results = results.lock().map_err(|_| "a mutant could not be judged")?;
+    if let Some(judge) = Judge::recall(farm, options.seeds, &results.sound) {
+        judge.has_caught(&results.caught_by());
+        return Ok(judge);
+    }
+    eprintln!("running everything without a mutant first");
+    let judge = Judge::new(farm, options.seeds, scratch)?;
+    results.sound = judge.to_json();
+    results.write()?;
+    Ok(judge)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub(crate) struct Results {
     entries: BTreeMap<String, Entry>,
     /// Survivors of other programs that these were not asked about yet.
     missed: BTreeSet<String>,
+    /// What the judge found without a mutant.
+    pub(crate) sound: Value,
 }
 
 /// The end of a run.
@@ -107,7 +109,8 @@ impl Results {
             missed.extend(entries.values().filter(|entry| entry.survived()).map(|entry| entry.name.clone()));
             entries.clear();
         }
-        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed }
+        let sound = if kept["digest"] == digest { kept["sound"].clone() } else { Value::Null };
+        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed, sound }
     }
 
     /// What survived, of these programs or of the last ones before them.
@@ -124,8 +127,19 @@ impl Results {
     pub(crate) fn keep(&mut self, entry: Entry) -> Outcome<()> {
         self.missed.remove(&entry.name);
         self.entries.insert(entry.name.clone(), entry);
+        self.write()
+    }
+
+    /// What caught the mutants that were caught.
+    pub(crate) fn caught_by(&self) -> Vec<&str> {
+        let caught = self.entries.values().filter(|entry| entry.verdict == "caught");
+        caught.map(|entry| entry.by.as_str()).collect()
+    }
+
+    pub(crate) fn write(&self) -> Outcome<()> {
         let entries: Vec<Value> = self.entries.values().map(Entry::to_json).collect();
-        let kept = json!({ "digest": self.digest, "mutants": entries, "missed": self.missed });
+        let kept =
+            json!({ "digest": self.digest, "mutants": entries, "missed": self.missed, "sound": self.sound });
         write_whole(&self.path, &serde_json::to_string_pretty(&kept)?)
     }
 
