@@ -84,7 +84,8 @@ impl Edges {
 #[test]
 fn requests_in_flight_stay_within_the_windows_of_all_sessions_also_when_one_is_evicted() {
     let mut edges = Edges::new();
-    let (sessions, window) = (u64::from(edges.cluster.config.sessions), u64::from(edges.cluster.config.window));
+    let (sessions, window) =
+        (u64::from(edges.cluster.config.sessions), u64::from(edges.cluster.config.window));
     let limit = usize::try_from(sessions * window).unwrap();
     let known: Vec<(u64, u64)> = (1..=sessions)
         .map(|edge| {
@@ -103,7 +104,11 @@ fn requests_in_flight_stay_within_the_windows_of_all_sessions_also_when_one_is_e
             edges.cluster.collect();
         }
     }
-    assert_eq!((edges.requests(), edges.refused()), ((limit, limit), 1), "the register takes the room of one");
+    assert_eq!(
+        (edges.requests(), edges.refused()),
+        ((limit, limit), 1),
+        "the register takes the room of one"
+    );
     edges.acknowledge(before + 1);
     assert_eq!((edges.cluster.view(0).commit, edges.requests()), (before + 1, (limit - 1, limit)));
     for number in 1..=window {

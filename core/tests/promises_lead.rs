@@ -1,0 +1,73 @@
+//! What is promised of a primary that gives up, and of those who take over.
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{Cluster, replica};
+use tigerchat_core::types::Address;
+use tigerchat_core::vsr::abdication::Abdication;
+use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::frame::{Command, Frame};
+
+fn ready() -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    cluster.pass(Duration::from_millis(200));
+    cluster
+}
+
+/// Lets time pass, and looks at all that is sent meanwhile.
+fn watch(cluster: &mut Cluster, time: Duration, mut see: impl FnMut(&Address, &Address, &Frame)) {
+    for _ in 0..time.as_millis() {
+        cluster.only_time(Duration::from_millis(1));
+        cluster.now.wall.0 += 1_000_000;
+        while let frames = cluster.collect()
+            && !frames.is_empty()
+        {
+            for (from, to, frame) in frames {
+                see(&from, &to, &frame);
+                cluster.deliver(from, to, frame);
+            }
+            while (0..cluster.nodes.len()).any(|at| cluster.complete_one(at)) {}
+        }
+    }
+}
+
+/// How many heartbeats replica 0 sends.
+fn heartbeats(cluster: &mut Cluster, time: Duration) -> usize {
+    let mut count = 0;
+    watch(cluster, time, |from, _, frame| {
+        count += usize::from(*from == replica(0) && frame.header.command() == Command::Commit);
+    });
+    count
+}
+
+/// Whoever hears nobody does harm by sounding alive; whose clock is off serves until another one takes over.
+#[test]
+fn who_gives_up_falls_silent_only_if_it_does_harm_by_sounding_alive() {
+    for (why, silent) in [(Abdication::HearsNobody, true), (Abdication::Clock, false)] {
+        let mut cluster = ready();
+        // Nobody learns that it asks for the next view, so it goes on asking.
+        cluster.lost = vec![Command::StartViewChange];
+        match why {
+            Abdication::Clock => cluster.clocks.push((0, 90_000)),
+            _ => cluster.cut.extend([(replica(1), replica(0)), (replica(2), replica(0))]),
+        }
+        for _ in 0..3_000 {
+            cluster.pass(Duration::from_millis(1));
+            if cluster.replica(0).abdications()[why as usize] > 0 {
+                break;
+            }
+        }
+        assert_eq!(cluster.replica(0).abdications()[why as usize], 1, "{why}");
+        assert_eq!(
+            cluster.view(0).status,
+            Status::Normal,
+            "{why}: it asks, and leads until somebody else does"
+        );
+        assert_eq!(heartbeats(&mut cluster, Duration::from_millis(100)) == 0, silent, "{why}");
+    }
+}
