@@ -593,25 +593,13 @@ impl<M: Machine> Replica<M> {
         let low = self.journal.low;
         let first = self.commit_min() + 1;
         if low <= self.durable_op + 1 {
-            let before = self.durable_op;
-            self.durable_op = self.journal.durable_through(before);
-            self.forget_repaired(before + 1..=self.durable_op);
+            self.durable_op = self.journal.durable_through(self.durable_op);
         }
         if low > first || self.durable_op < self.journal.head {
             self.mark(Mark::LogRepaired);
             return self.repair_turn(effects);
         }
         self.adopt_log(self.view, effects);
-    }
-
-    /// A long log does not fit into memory: what is executed only much later is read from the disk then.
-    fn forget_repaired(&mut self, ops: core::ops::RangeInclusive<u64>) {
-        let soon = self.commit_min() + 2 * u64::from(self.config.pipeline);
-        for op in ops.filter(|op| *op > soon) {
-            if let Some(slot) = self.journal.get_mut(op) {
-                slot.entry = None;
-            }
-        }
     }
 
     /// Makes what the journal holds the log of `view`, durably.

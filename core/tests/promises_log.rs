@@ -1,0 +1,136 @@
+//! What is promised of a log that is repaired, cut off or replaced.
+
+mod cluster;
+
+use std::time::Duration;
+
+use cluster::{Cluster, EDGE, replica};
+use tigerchat_core::types::Address;
+use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::frame::{Command, Frame};
+
+const MOMENT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(3);
+
+fn ready(wal_slots: u32) -> Cluster {
+    let mut cluster = Cluster::with_slots(3, wal_slots);
+    cluster.pass(MOMENT);
+    cluster.register();
+    cluster.open_room();
+    cluster
+}
+
+fn isolate(cluster: &mut Cluster, at: usize) {
+    for other in (0..cluster.nodes.len()).filter(|other| *other != at) {
+        cluster.cut.extend([(replica(at), replica(other)), (replica(other), replica(at))]);
+    }
+}
+
+/// A state that came from a peer is of committed ops, also for whoever heard of no commit since.
+#[test]
+fn nothing_is_executed_that_is_not_known_to_be_committed_also_after_a_state_transfer() {
+    let mut cluster = ready(16);
+    isolate(&mut cluster, 2);
+    assert_eq!(cluster.hand_over(1), None);
+    cluster.pass(MOMENT);
+    assert_eq!(cluster.primary(), Some(1));
+    cluster.register();
+    for number in 1..=60 {
+        cluster.publish(number).expect("two are a quorum");
+    }
+    let behind = cluster.view(2).checkpoint;
+    cluster.cut.clear();
+    for _ in 0..3_000 {
+        cluster.only_time(Duration::from_millis(1));
+        while let frames = cluster.collect()
+            && !frames.is_empty()
+        {
+            for (from, to, frame) in frames {
+                cluster.deliver(from, to, frame);
+                let view = cluster.view(2);
+                assert!(view.commit_max >= view.commit, "{view:?}");
+            }
+            while (0..3).any(|at| cluster.complete_one(at)) {
+                let view = cluster.view(2);
+                assert!(view.commit_max >= view.commit, "{view:?}");
+            }
+        }
+    }
+    assert!(cluster.view(2).checkpoint > behind + 16, "it took the state of a peer");
+    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
+}
+
+/// A cluster of which replica 1 has a log of 400 entries, some damaged on its disk, knows what they are and can't have
+/// them from anybody for now.
+fn with_damaged(damaged: impl Fn(u64) -> bool) -> Cluster {
+    let mut cluster = ready(1024);
+    while cluster.view(0).op < 400 {
+        let number = cluster.view(0).op;
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(MOMENT);
+    cluster.crash(1);
+    let layout = cluster.config.layout;
+    for op in (1..=400).filter(|op| damaged(*op)) {
+        let slot = layout.slot_offset(u32::try_from(op).unwrap());
+        cluster.outside[1].disk[usize::try_from(slot).unwrap() + 200] ^= 1;
+    }
+    cluster.lost = vec![Command::Prepare];
+    cluster.start(1);
+    cluster.pass(LONG);
+    let view = cluster.view(1);
+    assert_eq!((view.status, view.op, view.commit), (Status::Normal, 400, 0));
+    cluster
+}
+
+/// Who can't go on for want of one entry gives others all the rest of a long log, and does not run out of memory.
+#[test]
+fn a_log_longer_than_memory_is_given_to_whoever_asks() {
+    let mut cluster = with_damaged(|op| op == 1);
+    let view = cluster.view(1).view;
+    let mut given = 0;
+    for op in 2..=400 {
+        let half = cluster.replica(0).header(op).expect("known").digest().half();
+        cluster.forge(2, 1, Command::RequestPrepare, |frame| {
+            (frame.header.view, frame.header.op) = (view.into(), op.into());
+            frame.header.a = u64::try_from(half & u128::from(u64::MAX)).unwrap().into();
+            frame.header.b = u64::try_from(half >> 64).unwrap().into();
+        });
+        while cluster.complete_one(1) {}
+        let is_it = |frame: &Frame| frame.header.command() == Command::Prepare && frame.header.op == op;
+        given +=
+            cluster.collect().iter().filter(|(from, _, frame)| *from == replica(1) && is_it(frame)).count();
+    }
+    assert_eq!(given, 399);
+}
+
+/// Who is to lead has a long log of which it executed little, and all of it is damaged on its disk: it gets it back with no more memory
+/// than any replica has.
+#[test]
+fn a_log_longer_than_memory_is_repaired_before_it_is_led() {
+    let mut cluster = with_damaged(|_| true);
+    cluster.crash(0);
+    cluster.lost.clear();
+    for _ in 0..LONG.as_millis() {
+        cluster.only_time(Duration::from_millis(1));
+        while let frames = cluster.collect()
+            && !frames.is_empty()
+        {
+            for (from, to, frame) in frames {
+                // Whoever keeps the replies that it gives to the edge keeps its memory.
+                if to != Address::Edge(EDGE) {
+                    cluster.deliver(from, to, frame);
+                }
+            }
+            while (0..3).any(|at| cluster.complete_one(at)) {}
+        }
+    }
+    assert_eq!(cluster.primary(), Some(1));
+    cluster.to_edge.clear();
+    cluster.register();
+    cluster.publish(401).expect("acknowledged");
+    cluster.start(0);
+    cluster.pass(LONG);
+    assert_eq!(cluster.statuses(), [Status::Normal; 3]);
+    assert!((1..3).all(|at| cluster.state(at) == cluster.state(0)));
+}
