@@ -71,3 +71,43 @@ fn who_gives_up_falls_silent_only_if_it_does_harm_by_sounding_alive() {
         assert_eq!(heartbeats(&mut cluster, Duration::from_millis(100)) == 0, silent, "{why}");
     }
 }
+
+/// Whoever looks for the time that a message took finds it where it went.
+#[test]
+fn the_time_of_an_entry_is_told_by_stages() {
+    let mut cluster = ready();
+    let before = cluster.replica(0).stages();
+    cluster.stalled = vec![1, 2];
+    assert_eq!(cluster.publish(1), None, "no quorum writes");
+    let [_, _, entries, ..] = cluster.replica(0).loads();
+    assert_eq!((entries.what, entries.holds), ("entries in flight", 1));
+    cluster.pass(Duration::from_millis(7));
+    cluster.stalled.clear();
+    cluster.pass(Duration::from_millis(5));
+    let after = cluster.replica(0).stages();
+    assert_eq!((after.entries - before.entries, after.requests - before.requests), (1, 1));
+    assert_eq!(after.quorum - before.quorum, 8_000_000, "the disks go on a millisecond later");
+    assert_eq!(after.commit - before.commit, 0, "executed in the turn that heard of it");
+    assert_eq!(cluster.replica(0).loads()[2].holds, 0);
+}
+
+/// Two that ask at the same time again and again would be in each other's way for ever.
+#[test]
+fn what_is_asked_again_is_asked_at_irregular_intervals() {
+    let mut cluster = ready();
+    cluster.lost = vec![Command::StartViewChange];
+    cluster.crash(0);
+    let mut now = 0;
+    let mut asked: Vec<u32> = Vec::new();
+    for _ in 0..2_000 {
+        now += 1;
+        watch(&mut cluster, Duration::from_millis(1), |from, to, frame| {
+            let asks = frame.header.command() == Command::StartViewChange;
+            if asks && (*from, *to) == (replica(1), replica(2)) {
+                asked.push(now);
+            }
+        });
+    }
+    let gaps: std::collections::BTreeSet<u32> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(asked.len() > 10 && gaps.len() > 3, "asked at {asked:?}");
+}

@@ -4,9 +4,11 @@ mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, EDGE, replica};
+use cluster::{Cluster, EDGE, replica, say};
+use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::Address;
 use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::wire::entry::RequestKind;
 use tigerchat_core::wire::frame::{Command, Frame};
 
 const MOMENT: Duration = Duration::from_millis(100);
@@ -133,4 +135,67 @@ fn a_log_longer_than_memory_is_repaired_before_it_is_led() {
     cluster.pass(LONG);
     assert_eq!(cluster.statuses(), [Status::Normal; 3]);
     assert!((1..3).all(|at| cluster.state(at) == cluster.state(0)));
+}
+
+/// Brings a publish before replica 0, and returns what that sends.
+fn prepare(cluster: &mut Cluster, number: u64) -> Vec<(Address, Address, Frame)> {
+    let mut bytes = Vec::new();
+    say(cluster.key(number), "x").encode(&mut bytes).unwrap();
+    cluster.number += 1;
+    cluster.post_request(RequestKind::Commands, &bytes);
+    let (from, to, frame) = cluster.wire.pop_front().expect("there is a primary");
+    cluster.deliver(from, to, frame);
+    cluster.collect()
+}
+
+/// What overtook the entry before it waits for that, and need not be sent again.
+#[test]
+fn entries_that_come_in_another_order_are_all_taken() {
+    let mut cluster = ready(16);
+    cluster.pass(MOMENT);
+    let head = cluster.view(1).op;
+    let mut frames: Vec<_> = (1..=2).flat_map(|number| prepare(&mut cluster, number)).collect();
+    frames.retain(|(_, to, frame)| *to == replica(1) && frame.header.command() == Command::Prepare);
+    assert_eq!(frames.len(), 2);
+    for (taken, (from, to, frame)) in [0, 2].into_iter().zip(frames.into_iter().rev()) {
+        cluster.deliver(from, to, frame);
+        assert_eq!(cluster.view(1).op, head + taken);
+    }
+}
+
+/// Whoever is asked for an entry that it does not have says where it is, so that another one is asked.
+#[test]
+fn who_does_not_have_the_entry_that_it_is_asked_for_answers() {
+    let mut cluster = ready(16);
+    cluster.pass(MOMENT);
+    let (op, view) = (cluster.view(1).op, cluster.view(1).view);
+    let half = cluster.replica(0).header(op).expect("known").digest().half();
+    for (other, answer) in [(0, Command::Prepare), (1, Command::Pong)] {
+        cluster.forge(2, 1, Command::RequestPrepare, |frame| {
+            (frame.header.view, frame.header.op) = (view.into(), op.into());
+            frame.header.a = (u64::try_from(half & u128::from(u64::MAX)).unwrap() ^ other).into();
+            frame.header.b = u64::try_from(half >> 64).unwrap().into();
+        });
+        while cluster.complete_one(1) {}
+        let answers: Vec<Command> =
+            cluster.collect().iter().map(|(_, _, frame)| frame.header.command()).collect();
+        assert_eq!(answers, [answer]);
+    }
+}
+
+/// A replica that starts knows at once what was committed when its last view began.
+#[test]
+fn the_superblock_of_a_new_view_says_what_is_committed() {
+    let mut cluster = ready(32);
+    for number in 1..=5 {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(MOMENT);
+    let committed = cluster.view(1).commit;
+    assert_eq!((cluster.hand_over(1), cluster.view(1).checkpoint), (None, 0));
+    cluster.pass(MOMENT);
+    for at in 0..3 {
+        let superblock = Superblock::open(&cluster.outside[at].disk).unwrap();
+        assert_eq!((superblock.log_view, superblock.commit), (1, committed), "replica {at}");
+    }
 }

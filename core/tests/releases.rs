@@ -376,3 +376,17 @@ fn h60_the_log_of_a_view_in_which_a_release_is_skipped_or_goes_back_is_malformed
         assert_eq!(malformed(&cluster, 1), dropped + u64::from(!taken), "release {release}");
     }
 }
+
+#[test]
+fn h60_the_primary_proposes_an_upgrade_and_nobody_else() {
+    let mut cluster = served(3);
+    let last = all_but_one(&mut cluster);
+    let primary = cluster.primary().unwrap();
+    // The others see nothing of it for a while.
+    cluster.lost = vec![Command::Prepare];
+    restart(&mut cluster, last, NEW);
+    cluster.pass(Duration::from_millis(150));
+    let proposed = |at: usize| cluster.replica(at).marks().has(Mark::UpgradeProposed);
+    assert_eq!((cluster.primary(), releases(&cluster)), (Some(primary), vec![1, 1, 1]));
+    assert_eq!((0..3).filter(|at| proposed(*at)).collect::<Vec<_>>(), [primary]);
+}
