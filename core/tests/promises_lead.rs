@@ -5,7 +5,7 @@ mod cluster;
 use std::time::Duration;
 
 use cluster::{Cluster, replica};
-use tigerchat_core::types::Address;
+use tigerchat_core::types::{Address, ReplicaId};
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::replica::Status;
 use tigerchat_core::wire::frame::{Command, Frame};
@@ -110,4 +110,33 @@ fn what_is_asked_again_is_asked_at_irregular_intervals() {
     }
     let gaps: std::collections::BTreeSet<u32> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(asked.len() > 10 && gaps.len() > 3, "asked at {asked:?}");
+}
+
+/// A replica that was told how its view began, and is not yet through with that, is asked to come to the next.
+#[test]
+fn who_is_about_to_begin_a_view_comes_along_to_the_next() {
+    let mut cluster = ready();
+    let head = cluster.view(2).op;
+    cluster.crash(2);
+    let layout = cluster.config.layout;
+    let slot = layout.slot_offset(u32::try_from(head).unwrap());
+    cluster.outside[2].disk[usize::try_from(slot).unwrap() + 200] ^= 1;
+    cluster.lost = vec![Command::StartView];
+    cluster.start(2);
+    cluster.settle();
+    assert_eq!((cluster.view(2).status, cluster.view(2).view), (Status::RecoveringHead, 0));
+    cluster.stalled = vec![2];
+    cluster.lost.clear();
+    for _ in 0..200 {
+        cluster.pass(Duration::from_millis(1));
+        if cluster.view(2).status == Status::ViewChange {
+            break;
+        }
+    }
+    assert_eq!((cluster.view(2).status, cluster.view(2).view), (Status::ViewChange, 0));
+    cluster.forge(1, 2, Command::StartViewChange, |frame| frame.header.op = 1.into());
+    assert_eq!(cluster.view(2).primary, ReplicaId(1), "two are a quorum");
+    cluster.stalled.clear();
+    cluster.settle();
+    assert_eq!(cluster.view(2).view, 1);
 }

@@ -218,6 +218,9 @@ pub(crate) fn read_equivalents(path: &Path) -> Outcome<BTreeMap<String, String>>
         if line.starts_with(' ') {
             let name: &String = last.as_ref().ok_or("vopr/mutants.txt begins with a reason")?;
             let reason = excused.entry(name.clone()).or_default();
+            if !reason.is_empty() {
+                reason.push(' ');
+            }
             reason.push_str(line.trim());
         } else {
             excused.insert(line.to_owned(), String::new());
