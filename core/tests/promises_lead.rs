@@ -4,11 +4,11 @@ mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, replica};
+use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica};
 use tigerchat_core::types::{Address, ReplicaId};
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::replica::Status;
-use tigerchat_core::wire::frame::{Command, Frame};
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 fn ready() -> Cluster {
     let mut cluster = Cluster::new(3);
@@ -139,4 +139,68 @@ fn who_is_about_to_begin_a_view_comes_along_to_the_next() {
     cluster.stalled.clear();
     cluster.settle();
     assert_eq!(cluster.view(2).view, 1);
+}
+
+/// A session that a new primary never heard of ends too, and whoever asks with one that is gone is told.
+#[test]
+fn leases_go_on_with_the_next_primary() {
+    let mut cluster = ready();
+    let session = cluster.session;
+    assert_eq!(cluster.hand_over(1), None);
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(cluster.primary(), Some(1));
+    let told = |cluster: &Cluster, of: u64| {
+        let evicts =
+            |frame: &&Frame| frame.header.command() == Command::Eviction && frame.header.a.get() == of;
+        cluster.to_edge.iter().filter(evicts).count()
+    };
+    // Nothing was committed in its view yet.
+    cluster.session = session + 999;
+    cluster.ping();
+    assert_eq!((told(&cluster, session), told(&cluster, session + 999)), (0, 1));
+    cluster.pass(Duration::from_secs(8));
+    assert_eq!(told(&cluster, session), 1);
+}
+
+/// Who was deposed keeps nothing of what it was asked for as primary.
+#[test]
+fn what_waited_for_a_primary_is_gone_with_its_view() {
+    let mut cluster = ready();
+    for other in [1, 2] {
+        cluster.cut.extend([(replica(0), replica(other)), (replica(other), replica(0))]);
+    }
+    let mut query = Frame { header: FrameHeader::new(Command::Query, CLUSTER, SHARD), payload: None };
+    query.header.flags = 1.into();
+    query.seal(Address::Edge(EDGE), replica(0), 1, 7_000);
+    cluster.deliver(Address::Edge(EDGE), replica(0), query);
+    assert_eq!(cluster.publish(1), None);
+    let waits = |cluster: &Cluster| {
+        let of =
+            ["requests that wait", "requests in flight", "entries in flight", "leases", "reads that wait"];
+        let loads = cluster.replica(0).loads();
+        of.map(|what| loads.iter().find(|load| load.what == what).expect("there is one").holds)
+    };
+    assert_eq!(waits(&cluster), [0, 1, 1, 1, 1]);
+    cluster.pass(Duration::from_secs(1));
+    assert!(cluster.primary().is_some_and(|primary| primary != 0));
+    cluster.cut.clear();
+    cluster.pass(Duration::from_secs(1));
+    assert_eq!((cluster.statuses(), waits(&cluster)), (vec![Status::Normal; 3], [0; 5]));
+}
+
+/// Whoever hears of a newer view asks its primary first.
+#[test]
+fn a_newer_view_is_asked_for_at_its_primary_first() {
+    for (view, primary) in [(3, 3), (4, 4), (7, 2)] {
+        let mut cluster = Cluster::new(5);
+        cluster.pass(Duration::from_millis(200));
+        cluster.forge(0, 1, Command::Commit, |frame| frame.header.view = view.into());
+        let asked: Vec<Address> = cluster
+            .collect()
+            .into_iter()
+            .filter(|(_, _, frame)| frame.header.command() == Command::RequestStartView)
+            .map(|(_, to, _)| to)
+            .collect();
+        assert_eq!(asked, [replica(primary)], "view {view}");
+    }
 }

@@ -199,3 +199,26 @@ fn the_superblock_of_a_new_view_says_what_is_committed() {
         assert_eq!((superblock.log_view, superblock.commit), (1, committed), "replica {at}");
     }
 }
+
+/// One acknowledgement for one entry: a turn in which nothing became durable is no reason for another.
+#[test]
+fn an_entry_is_acknowledged_once() {
+    let mut cluster = ready(16);
+    cluster.pass(MOMENT);
+    let mut acks = Vec::new();
+    let mut frames = prepare(&mut cluster, 1);
+    let op = cluster.view(0).op;
+    for _ in 0..40 {
+        for (from, to, frame) in std::mem::take(&mut frames) {
+            if frame.header.command() == Command::PrepareOk {
+                acks.push((from, frame.header.op.get()));
+            }
+            cluster.deliver(from, to, frame);
+        }
+        while (0..3).any(|at| cluster.complete_one(at)) {}
+        cluster.only_time(Duration::from_millis(1));
+        frames = cluster.collect();
+    }
+    acks.sort_unstable();
+    assert_eq!(acks, [(replica(1), op), (replica(2), op)]);
+}

@@ -390,3 +390,20 @@ fn h60_the_primary_proposes_an_upgrade_and_nobody_else() {
     assert_eq!((cluster.primary(), releases(&cluster)), (Some(primary), vec![1, 1, 1]));
     assert_eq!((0..3).filter(|at| proposed(*at)).collect::<Vec<_>>(), [primary]);
 }
+
+#[test]
+fn h60_a_binary_that_is_too_old_for_the_log_of_a_view_says_what_the_head_needs() {
+    let mut cluster = served(3);
+    let head = cluster.replica(1).header(cluster.view(1).op).unwrap();
+    let (header, _) = entry_after(&cluster, 1, 2, &[RequestKind::Upgrade]);
+    let payload = message(&cluster, &[&[0; 32], header.as_bytes(), head.as_bytes()]);
+    cluster.binaries[1] = OLD;
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.settle();
+    cluster.forge(0, 1, Command::StartView, |frame| {
+        (frame.header.view, frame.header.op) = (3.into(), header.op);
+        frame.payload = payload;
+    });
+    assert_eq!(cluster.outside[1].stopped, Some(Fatal::Release(TOO_OLD)));
+}
