@@ -97,10 +97,8 @@ fn what_is_asked_again_is_asked_at_irregular_intervals() {
     let mut cluster = ready();
     cluster.lost = vec![Command::StartViewChange];
     cluster.crash(0);
-    let mut now = 0;
     let mut asked: Vec<u32> = Vec::new();
-    for _ in 0..2_000 {
-        now += 1;
+    for now in 0..2_000 {
         watch(&mut cluster, Duration::from_millis(1), |from, to, frame| {
             let asks = frame.header.command() == Command::StartViewChange;
             if asks && (*from, *to) == (replica(1), replica(2)) {
