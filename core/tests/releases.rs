@@ -8,11 +8,15 @@ use std::time::Duration;
 use cluster::Cluster;
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::Fatal;
+use tigerchat_core::pool::{Message, Pool};
 use tigerchat_core::store::superblock::OpenError;
 use tigerchat_core::vsr::marks::Mark;
 use tigerchat_core::vsr::membership::Change;
 use tigerchat_core::vsr::release::{Releases, WrongRelease};
+use tigerchat_core::vsr::replica::{Ignored, pool_classes};
+use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader, RequestHeader, RequestKind};
 use tigerchat_core::wire::frame::Command;
+use zerocopy::IntoBytes as _;
 
 const OLD: Releases = Releases { oldest: 1, newest: 1, hold: false };
 const NEW: Releases = Releases { oldest: 1, newest: 2, hold: false };
@@ -284,4 +288,122 @@ fn h60_no_members_change_while_an_upgrade_is_in_flight() {
     cluster.lost.clear();
     cluster.pass(ENOUGH);
     assert_eq!(cluster.replica(primary).release(), 2);
+}
+
+/// What a backup holds a primary to, which may be broken: an entry after its head, of a release, with requests.
+fn entry_after(cluster: &Cluster, at: usize, release: u32, kinds: &[RequestKind]) -> (EntryHeader, Vec<u8>) {
+    let request = |kind: &RequestKind| {
+        let (client, session, number, size) = (0.into(), 0.into(), 0.into(), 0.into());
+        let digest = RequestHeader::digest_of(&[]).into();
+        RequestHeader { client, session, number, size, kind: (*kind as u32).into(), digest }
+    };
+    let body: Vec<u8> = kinds.iter().flat_map(|kind| request(kind).as_bytes().to_vec()).collect();
+    let mut header = cluster.replica(at).header(cluster.view(at).op).expect("the head is known");
+    header.parent = header.digest();
+    header.op = (header.op.get() + 1).into();
+    header.size = u32::try_from(ENTRY_HEADER + body.len()).unwrap().into();
+    (header.release, header.body) = (release.into(), Digest::of(&body));
+    (header, body)
+}
+
+fn message(cluster: &Cluster, parts: &[&[u8]]) -> Option<Message> {
+    let mut draft = Pool::new(&pool_classes(&cluster.config, 1)).draft(parts.concat().len())?;
+    draft.extend(&parts.concat()).ok()?;
+    Some(draft.seal())
+}
+
+fn malformed(cluster: &Cluster, at: usize) -> u64 {
+    cluster.replica(at).ignored()[Ignored::Malformed as usize]
+}
+
+/// A cluster of which one backup, 1, runs more than one release after that in force.
+fn far_ahead() -> Cluster {
+    let mut cluster = served(3);
+    restart(&mut cluster, 1, Releases { oldest: 1, newest: 9, hold: false });
+    cluster.pass(ENOUGH);
+    assert_eq!((cluster.primary(), releases(&cluster)), (Some(0), vec![1, 1, 1]));
+    cluster
+}
+
+#[test]
+fn h60_a_backup_lets_a_release_rise_by_one_and_with_an_upgrade_only() {
+    use RequestKind::{Reconfigure, Upgrade};
+    let mut cluster = far_ahead();
+    let entries: [(u32, &[RequestKind], bool); 10] = [
+        (1, &[Reconfigure], true),
+        (2, &[Reconfigure], false),
+        (2, &[], false),
+        (3, &[Upgrade], false),
+        (0, &[Upgrade], false),
+        (2, &[Reconfigure, Upgrade, Reconfigure], true),
+        (1, &[Reconfigure], false),
+        (2, &[Reconfigure], true),
+        (4, &[Upgrade], false),
+        (3, &[Upgrade], true),
+    ];
+    for (release, kinds, taken) in entries {
+        let (head, dropped) = (cluster.view(1).op, malformed(&cluster, 1));
+        let (header, body) = entry_after(&cluster, 1, release, kinds);
+        let payload = message(&cluster, &[header.as_bytes(), &body]);
+        let view = cluster.view(1).view;
+        cluster.forge(0, 1, Command::Prepare, |frame| {
+            (frame.header.view, frame.header.op) = (view.into(), header.op);
+            // Its sender is normal in its view.
+            frame.header.flags = 2.into();
+            frame.payload = payload;
+        });
+        let what = format!("release {release} with {kinds:?}");
+        assert_eq!(cluster.view(1).op, head + u64::from(taken), "{what}");
+        assert_eq!(malformed(&cluster, 1), dropped + u64::from(!taken), "{what}");
+    }
+}
+
+#[test]
+fn h60_the_log_of_a_view_in_which_a_release_is_skipped_or_goes_back_is_malformed() {
+    for (release, taken) in [(0, false), (1, true), (2, true), (3, false)] {
+        let mut cluster = far_ahead();
+        let dropped = malformed(&cluster, 1);
+        let head = cluster.replica(1).header(cluster.view(1).op).unwrap();
+        let (header, _) = entry_after(&cluster, 1, release, &[RequestKind::Upgrade]);
+        let payload = message(&cluster, &[&[0; 32], header.as_bytes(), head.as_bytes()]);
+        cluster.forge(0, 1, Command::StartView, |frame| {
+            (frame.header.view, frame.header.op) = (3.into(), header.op);
+            frame.payload = payload;
+        });
+        while cluster.complete_one(1) {}
+        let expected = if taken { (3, header.op.get()) } else { (0, head.op.get()) };
+        assert_eq!((cluster.view(1).view, cluster.view(1).op), expected, "release {release}");
+        assert_eq!(malformed(&cluster, 1), dropped + u64::from(!taken), "release {release}");
+    }
+}
+
+#[test]
+fn h60_the_primary_proposes_an_upgrade_and_nobody_else() {
+    let mut cluster = served(3);
+    let last = all_but_one(&mut cluster);
+    let primary = cluster.primary().unwrap();
+    // The others see nothing of it for a while.
+    cluster.lost = vec![Command::Prepare];
+    restart(&mut cluster, last, NEW);
+    cluster.pass(Duration::from_millis(150));
+    let proposed = |at: usize| cluster.replica(at).marks().has(Mark::UpgradeProposed);
+    assert_eq!((cluster.primary(), releases(&cluster)), (Some(primary), vec![1, 1, 1]));
+    assert_eq!((0..3).filter(|at| proposed(*at)).collect::<Vec<_>>(), [primary]);
+}
+
+#[test]
+fn h60_a_binary_that_is_too_old_for_the_log_of_a_view_says_what_the_head_needs() {
+    let mut cluster = served(3);
+    let head = cluster.replica(1).header(cluster.view(1).op).unwrap();
+    let (header, _) = entry_after(&cluster, 1, 2, &[RequestKind::Upgrade]);
+    let payload = message(&cluster, &[&[0; 32], header.as_bytes(), head.as_bytes()]);
+    cluster.binaries[1] = OLD;
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.settle();
+    cluster.forge(0, 1, Command::StartView, |frame| {
+        (frame.header.view, frame.header.op) = (3.into(), header.op);
+        frame.payload = payload;
+    });
+    assert_eq!(cluster.outside[1].stopped, Some(Fatal::Release(TOO_OLD)));
 }

@@ -210,6 +210,8 @@ impl<M: Machine> Replica<M> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     #[test]
@@ -223,6 +225,22 @@ mod tests {
         assert!(estimate.bound().expect("enough samples") > Duration::from_secs(1));
         (0..100).for_each(|_| estimate.note(Duration::from_millis(20)));
         assert!(estimate.bound().expect("enough samples") < Duration::from_millis(22));
+    }
+
+    /// The first sample is the mean and half of it the deviation; of each that follows an eighth counts for the mean and a
+    /// quarter of its distance for the deviation.
+    #[test]
+    fn an_estimate_is_that_of_tcp() {
+        let mut estimate = Estimate::default();
+        let mut noted = Vec::new();
+        for sample in [800, 1_600, 1_000, 104] {
+            assert_eq!((estimate.mean(), estimate.bound()), (None, None), "too few samples");
+            estimate.note(Duration::from_nanos(sample));
+            noted.push((estimate.mean, estimate.deviation));
+        }
+        assert_eq!(noted, [(800, 400), (900, 500), (913, 400), (812, 502)]);
+        let ns = Duration::from_nanos;
+        assert_eq!((estimate.mean(), estimate.bound()), (Some(ns(812)), Some(ns(812 + 4 * 502))));
     }
 
     #[test]

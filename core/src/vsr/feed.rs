@@ -160,3 +160,47 @@ impl<M: Machine> Replica<M> {
         self.feed.followers.push(follower);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Class;
+
+    /// Events of so many bytes each, with their lengths before them.
+    fn events(sizes: &[usize]) -> Vec<u8> {
+        let one = |size: &usize| {
+            [&u32::try_from(*size).expect("small").to_le_bytes()[..], &alloc::vec![7; *size]].concat()
+        };
+        sizes.iter().flat_map(one).collect()
+    }
+
+    #[test]
+    fn a_piece_is_as_many_whole_events_as_fit_and_one_at_least() {
+        let three = events(&[10, 20, 30]);
+        let of = |max: usize| whole_events(&three, max);
+        assert_eq!([0, 37, 38, 71, 72, 500].map(of), [14, 14, 38, 38, 72, 72]);
+        assert_eq!(whole_events(&[], 100), 0);
+    }
+
+    #[test]
+    fn the_feed_remembers_so_many_pieces_and_all_of_the_last_op() {
+        let pool = Pool::new(&[Class { size: 128, count: 200 }]);
+        let mut feed = Feed::new();
+        assert_eq!(feed.push(1, &events(&[10, 20, 30]), 40, &pool), 2);
+        let told = |feed: &Feed| -> Vec<(u64, u64, bool, usize)> {
+            let len = |piece: &Piece| piece.events.as_ref().map_or(0, |events| events.len());
+            feed.ring.iter().map(|piece| (piece.op, piece.part, piece.last, len(piece))).collect()
+        };
+        assert_eq!(told(&feed), [(1, 0, false, 38), (1, 1, true, 34)]);
+        for op in 2..2 + RING as u64 {
+            assert_eq!(feed.push(op, &[], 40, &pool), 1, "an op without events is a piece too");
+        }
+        assert_eq!((feed.ring.len(), told(&feed)[0]), (RING, (2, 0, true, 0)));
+        let many = alloc::vec![30; RING + 5];
+        assert_eq!(feed.push(99, &events(&many), 40, &pool), RING + 5);
+        assert_eq!((feed.ring.len(), told(&feed)[0]), (RING + 5, (99, 0, false, 34)));
+        // Without a buffer there is a gap, and nothing before it either.
+        assert_eq!(feed.push(100, &events(&[10]), 40, &Pool::new(&[Class { size: 128, count: 0 }])), 0);
+        assert_eq!(feed.ring.len(), 0);
+    }
+}

@@ -495,10 +495,13 @@ impl<M: Machine> Replica<M> {
             }
             return;
         }
-        let goes_back = self.journal.header(head).is_none_or(|head| header.release < head.release);
-        if self.journal.digest(head) != Some(header.parent) || goes_back {
+        if self.journal.digest(head) != Some(header.parent) {
             self.mark(Mark::PrepareUnlinked);
             return self.ignore(Ignored::Unlinked);
+        }
+        let before = self.journal.header(head).expect("it has a digest");
+        if !Self::follows_release(before, &header, &entry[ENTRY_HEADER..]) {
+            return self.ignore(Ignored::Malformed);
         }
         self.journal.append(header, digest);
         self.clock.note(header.timestamp.get(), self.now.mono);

@@ -16,7 +16,7 @@ use super::replica::{Replica, Status};
 use crate::errors::ErrorCode;
 use crate::io::{Effect, Effects, Fatal};
 use crate::types::{FIRST_RELEASE, Instant, RELEASE, ReplicaId};
-use crate::wire::entry::EntryHeader;
+use crate::wire::entry::{EntryHeader, RequestHeader, RequestKind, Requests};
 use crate::wire::frame::FrameHeader;
 
 /// What a binary can run. Told at the start of a process, kept nowhere.
@@ -96,6 +96,11 @@ impl Release {
     }
 }
 
+/// By how much the release rises from an entry to the one after it: by none or one. None: these are no neighbours.
+pub(super) fn step(lower: &EntryHeader, upper: &EntryHeader) -> Option<u32> {
+    upper.release.get().checked_sub(lower.release.get()).filter(|step| *step <= 1)
+}
+
 impl<M: Machine> Replica<M> {
     /// The release in force: that of the last executed op.
     #[must_use]
@@ -173,6 +178,17 @@ impl<M: Machine> Replica<M> {
     /// Whether this binary can hold an entry in its log.
     pub(super) fn can_run(&self, header: &EntryHeader) -> bool {
         header.release.get() <= self.release.binary.newest
+    }
+
+    /// Whether an entry may come after `before` by its release: of the same one, or the next one with an upgrade among
+    /// its requests. A primary that skips one, or moves on and does not say so, is broken.
+    pub(super) fn follows_release(before: &EntryHeader, header: &EntryHeader, body: &[u8]) -> bool {
+        let upgrades = |(request, _): (RequestHeader, _)| request.kind.get() == RequestKind::Upgrade as u32;
+        match step(before, header) {
+            Some(0) => true,
+            Some(_) => Requests::new(body).any(upgrades),
+            None => false,
+        }
     }
 
     /// An entry of our view that this binary can't run. Others may decide that it was never there; once it is

@@ -29,6 +29,7 @@ use super::machine::Machine;
 use super::marks::Mark;
 use super::membership::{ByMember, Members};
 use super::normal::Acked;
+use super::release;
 use super::replica::{Ignored, Replica, Status, Timer};
 use crate::io::Effects;
 use crate::types::{Address, Instant, ReplicaId};
@@ -200,7 +201,7 @@ fn decode_suffix(frame: &Frame) -> Option<(u128, u128, Vec<EntryHeader>)> {
         upper.op.get() == lower.op.get() + 1
             && upper.parent == lower.digest()
             && upper.view.get() >= lower.view.get()
-            && upper.release.get() >= lower.release.get()
+            && release::step(lower, upper).is_some()
     });
     let ours = headers
         .iter()
@@ -592,25 +593,13 @@ impl<M: Machine> Replica<M> {
         let low = self.journal.low;
         let first = self.commit_min() + 1;
         if low <= self.durable_op + 1 {
-            let before = self.durable_op;
-            self.durable_op = self.journal.durable_through(before);
-            self.forget_repaired(before + 1..=self.durable_op);
+            self.durable_op = self.journal.durable_through(self.durable_op);
         }
         if low > first || self.durable_op < self.journal.head {
             self.mark(Mark::LogRepaired);
             return self.repair_turn(effects);
         }
         self.adopt_log(self.view, effects);
-    }
-
-    /// A long log does not fit into memory: what is executed only much later is read from the disk then.
-    fn forget_repaired(&mut self, ops: core::ops::RangeInclusive<u64>) {
-        let soon = self.commit_min() + 2 * u64::from(self.config.pipeline);
-        for op in ops.filter(|op| *op > soon) {
-            if let Some(slot) = self.journal.get_mut(op) {
-                slot.entry = None;
-            }
-        }
     }
 
     /// Makes what the journal holds the log of `view`, durably.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::sites::{Mutation, Rewritten, Source};
-use crate::nest::Nest;
+use crate::nest::{Nest, build_folder};
 use crate::repository::Outcome;
 
 /// What is mutated.
@@ -107,7 +107,10 @@ impl Farm {
         nest.write("core/src/lib.rs", format!("{lib}\npub mod mutant;\n").as_bytes())?;
         nest.write("core/src/mutant.rs", include_bytes!("mutant.rs"))?;
         let all = mutants(&files).len();
+        let known = build_folder(root).join("mutants/unfit.json");
+        recall_unfit(&known, &mut files);
         settle(&nest, &mut files)?;
+        keep_unfit(&known, &files)?;
         let mutants = mutants(&files);
         eprintln!("{} mutants; {} more do not compile", mutants.len(), all - mutants.len());
         let tests = tests(&nest)?;
@@ -154,6 +157,42 @@ fn settle(nest: &Nest, files: &mut [File]) -> Outcome<()> {
     Err("the mutants do not compile, whichever are left out".into())
 }
 
+/// Leaves out at once what did not compile the last time, of the files that are as they were: what is rewritten to the
+/// same text need not be built again, and is the same program.
+fn recall_unfit(kept: &Path, files: &mut [File]) {
+    let kept: Value =
+        fs::read(kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    for file in files {
+        let of = &kept[file.path.as_str()];
+        if of["digest"] != *file.source.digest() {
+            continue;
+        }
+        for site in of["sites"].as_array().map_or(&[][..], Vec::as_slice) {
+            let at = site.as_u64().and_then(|site| usize::try_from(site).ok());
+            if let Some(number) = at.and_then(|at| file.numbers.get_mut(at)) {
+                *number = None;
+            }
+        }
+    }
+}
+
+fn keep_unfit(kept: &Path, files: &[File]) -> Outcome<()> {
+    let of = |file: &File| {
+        let sites: Vec<usize> =
+            (0..).zip(&file.numbers).filter(|(_, number)| number.is_none()).map(|(at, _)| at).collect();
+        (file.path.clone(), json!({ "digest": file.source.digest(), "sites": sites }))
+    };
+    write_whole(kept, &serde_json::to_string(&files.iter().map(of).collect::<serde_json::Map<_, _>>())?)
+}
+
+/// Whoever is interrupted leaves the old text or the new one.
+pub(crate) fn write_whole(path: &Path, text: &str) -> Outcome<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text)?;
+    fs::rename(draft, path)?;
+    Ok(())
+}
+
 /// The sites (file, site) around which the compiler saw errors.
 fn complaints(output: &[u8], rewritten: &BTreeMap<String, (usize, Rewritten)>) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
@@ -176,7 +215,8 @@ fn complaints(output: &[u8], rewritten: &BTreeMap<String, (usize, Rewritten)>) -
     found
 }
 
-/// Builds the tests of core. The quick ones first, as far as their names tell.
+/// Builds the tests of core. In the order of their names: cargo tells of them in another one each time, and the digest
+/// of all is that of their order too.
 fn tests(nest: &Nest) -> Outcome<Vec<(String, PathBuf)>> {
     let built = nest
         .cargo()
@@ -193,5 +233,6 @@ fn tests(nest: &Nest) -> Outcome<Vec<(String, PathBuf)>> {
             tests.push((name.to_owned(), PathBuf::from(path)));
         }
     }
+    tests.sort_unstable();
     Ok(tests)
 }

@@ -2,23 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::farm::Farm;
 use crate::repository::Outcome;
 
 /// Worlds that a swarm runs before it is asked again: one that hangs costs no more than these.
 const ROUND: u64 = 30;
-/// A program may take so many times as long as without a mutant, and so long at least.
-const PATIENCE: u32 = 20;
-const LEAST: Duration = Duration::from_secs(60);
-/// No program needs as much memory (in kB); a mutant may.
-const MEMORY: &str = "6000000";
+/// A program may take so many times as long as without a mutant, and so long at least: time of the processor, so that
+/// it does not matter what else the machine does.
+const PATIENCE: u32 = 10;
+const LEAST: Duration = Duration::from_secs(30);
+/// A program that waits takes no time of the processor: by the clock it may take so many times as long.
+const BUSY: u32 = 10;
+/// No program needs as much memory (in kB) or writes as much (in blocks); a mutant may.
+const MEMORY: u64 = 6_000_000;
+const OUTPUT: u64 = 100_000;
+/// Whoever used up its time gets one of these (SIGKILL, SIGXCPU).
+const OUT_OF_TIME: [i32; 2] = [9, 24];
 
 /// How a mutant ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +90,37 @@ impl<'a> Judge<'a> {
             eprintln!("seeds that fail without a mutant tell nothing: {:?}", judge.unsound);
         }
         Ok(judge)
+    }
+
+    /// What is true of these programs, to be recalled.
+    pub(crate) fn to_json(&self) -> Value {
+        let took = |test: &Test<'_>| (test.name.to_owned(), json!(millis(test.took)));
+        json!({
+            "tests": self.tests.iter().map(took).collect::<serde_json::Map<_, _>>(),
+            "round": millis(self.round), "unsound": self.unsound, "seeds": self.seeds,
+        })
+    }
+
+    /// A judge who ran everything before, with as many worlds.
+    pub(crate) fn recall(farm: &'a Farm, seeds: u64, kept: &Value) -> Option<Self> {
+        if kept["seeds"] != seeds {
+            return None;
+        }
+        let time = |value: &Value| Some(Duration::from_millis(value.as_u64()?));
+        let test = |(name, path): &'a (String, PathBuf)| {
+            Some(Test { name, path, took: time(&kept["tests"][name.as_str()])?, caught: AtomicU32::new(0) })
+        };
+        let tests = farm.tests.iter().map(test).collect::<Option<_>>()?;
+        let unsound = kept["unsound"].as_array()?.iter().filter_map(Value::as_u64).collect();
+        Some(Self { farm, seeds, tests, round: time(&kept["round"])?, unsound })
+    }
+
+    /// Test programs that have caught mutants already.
+    pub(crate) fn has_caught(&self, by: &[&str]) {
+        for test in &self.tests {
+            let caught = by.iter().filter(|by| by.split([':', ' ']).next() == Some(test.name)).count();
+            test.caught.store(u32::try_from(caught).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn judge(&self, mutant: u32, scratch: &Path) -> Outcome<Verdict> {
@@ -152,8 +190,13 @@ impl<'a> Judge<'a> {
         scratch: &Path,
     ) -> Outcome<Ended> {
         let out: PathBuf = scratch.join("output");
+        // The kernel ends it: also when this process is no more.
+        let limits = format!(
+            "ulimit -v {MEMORY} && ulimit -f {OUTPUT} && ulimit -t {} && ",
+            patience.as_secs().max(1)
+        );
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\"")]).arg(program).args(arguments);
+        command.args(["-c", &format!("{limits} exec \"$0\" \"$@\"")]).arg(program).args(arguments);
         command.current_dir(&self.farm.folder).env("RUST_TEST_THREADS", "1").env_remove("MUTANT");
         if let Some(mutant) = mutant {
             command.env("MUTANT", mutant.to_string());
@@ -164,9 +207,10 @@ impl<'a> Judge<'a> {
         let mut pause = Duration::from_millis(2);
         let success = loop {
             if let Some(status) = child.try_wait()? {
-                break Some(status.success());
+                let late = status.signal().is_some_and(|signal| OUT_OF_TIME.contains(&signal));
+                break (!late).then_some(status.success());
             }
-            if began.elapsed() > patience {
+            if began.elapsed() > patience * BUSY {
                 child.kill()?;
                 child.wait()?;
                 break None;
@@ -176,6 +220,10 @@ impl<'a> Judge<'a> {
         };
         Ok(Ended { success, output: fs::read(&out)? })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The first test that a program said has failed.

@@ -7,7 +7,7 @@ mod judge;
 mod results;
 mod sites;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -113,7 +113,7 @@ fn hunt(options: &Options) -> Outcome<bool> {
     let kept = build_folder(&root).join("mutants.json");
     let results = Results::load(&kept, &farm.digest);
     let missed = options.missed.then(|| results.missed());
-    let chosen = choose(options, farm.mutants.clone(), &equivalent, missed.as_deref());
+    let chosen = choose(options, farm.mutants.clone(), &equivalent, missed.as_ref());
     let folder = build_folder(&root).join("mutants/scratch");
     let began = Instant::now();
     let results = Mutex::new(results);
@@ -138,7 +138,7 @@ fn choose(
     options: &Options,
     mut mutants: Vec<Mutant>,
     equivalent: &BTreeMap<String, String>,
-    missed: Option<&[String]>,
+    missed: Option<&BTreeSet<String>>,
 ) -> Vec<Mutant> {
     mutants.retain(|mutant| {
         !mutant.mutation.idle
@@ -147,11 +147,15 @@ fn choose(
             && missed.is_none_or(|missed| missed.contains(&mutant.name))
     });
     if let Some(sample) = options.sample {
-        mutants.sort_by_cached_key(|mutant| Sha256::digest(format!("{} {}", options.seed, mutant.name)));
+        mutants.sort_by_cached_key(|mutant| lot(options.seed, mutant));
         mutants.truncate(sample);
     }
     mutants.sort_by_key(|mutant| mutant.number);
     mutants
+}
+
+fn lot(seed: u64, mutant: &Mutant) -> impl Ord + use<> {
+    Sha256::digest(format!("{seed} {}", mutant.name))
 }
 
 fn judge_all(
@@ -163,7 +167,11 @@ fn judge_all(
 ) -> Outcome<()> {
     let waiting: Vec<&Mutant> = {
         let results = results.lock().map_err(|_| "a mutant could not be judged")?;
-        chosen.iter().filter(|mutant| results.get(&mutant.name, options.seeds).is_none()).collect()
+        let mut waiting: Vec<&Mutant> =
+            chosen.iter().filter(|mutant| results.get(&mutant.name, options.seeds).is_none()).collect();
+        // As they were drawn: also a run that is ended early has judged a fair sample.
+        waiting.sort_by_cached_key(|mutant| lot(options.seed, mutant));
+        waiting
     };
     if waiting.is_empty() {
         return Ok(());
@@ -173,8 +181,7 @@ fn judge_all(
         fs::create_dir_all(&scratch)?;
         Ok(scratch)
     };
-    eprintln!("running everything without a mutant first");
-    let judge = Judge::new(farm, options.seeds, &scratch(0)?)?;
+    let judge = sound(farm, options, results, &scratch(0)?)?;
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let all = Instant::now();
     let work = |worker: usize| -> Result<(), String> {
@@ -207,6 +214,25 @@ fn judge_all(
     .map_err(Into::into)
 }
 
+/// A judge who knows what is true without a mutant: from the last time, if the programs are the same.
+fn sound<'a>(
+    farm: &'a Farm,
+    options: &Options,
+    results: &Mutex<Results>,
+    scratch: &Path,
+) -> Outcome<Judge<'a>> {
+    let mut results = results.lock().map_err(|_| "a mutant could not be judged")?;
+    if let Some(judge) = Judge::recall(farm, options.seeds, &results.sound) {
+        judge.has_caught(&results.caught_by());
+        return Ok(judge);
+    }
+    eprintln!("running everything without a mutant first");
+    let judge = Judge::new(farm, options.seeds, scratch)?;
+    results.sound = judge.to_json();
+    results.write()?;
+    Ok(judge)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +241,7 @@ mod tests {
     fn replication_has_many_mutants_and_each_has_a_name_of_its_own() {
         let mutants = farm::list(&root()).unwrap();
         assert!(mutants.len() > 1000);
-        let names: std::collections::BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
+        let names: BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
         assert_eq!(names.len(), mutants.len());
     }
 

@@ -1,6 +1,6 @@
 //! What became of each mutant: kept on disk while they are run, told at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::farm::{Farm, Mutant};
+use super::farm::{Farm, Mutant, write_whole};
 use super::judge::Verdict;
 use crate::repository::Outcome;
 
@@ -31,8 +31,10 @@ pub(crate) struct Results {
     path: PathBuf,
     digest: String,
     entries: BTreeMap<String, Entry>,
-    /// Survivors of whatever was judged last.
-    missed: Vec<String>,
+    /// Survivors of other programs that these were not asked about yet.
+    missed: BTreeSet<String>,
+    /// What the judge found without a mutant.
+    pub(crate) sound: Value,
 }
 
 /// The end of a run.
@@ -97,16 +99,24 @@ impl Results {
         let entries = kept["mutants"].as_array().map_or(&[][..], Vec::as_slice);
         let mut entries: BTreeMap<String, Entry> =
             entries.iter().filter_map(Entry::from_json).map(|entry| (entry.name.clone(), entry)).collect();
-        let missed =
-            entries.values().filter(|entry| entry.survived()).map(|entry| entry.name.clone()).collect();
+        let mut missed: BTreeSet<String> = kept["missed"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect();
         if kept["digest"] != digest {
+            missed.extend(entries.values().filter(|entry| entry.survived()).map(|entry| entry.name.clone()));
             entries.clear();
         }
-        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed }
+        let sound = if kept["digest"] == digest { kept["sound"].clone() } else { Value::Null };
+        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed, sound }
     }
 
-    pub(crate) fn missed(&self) -> Vec<String> {
-        self.missed.clone()
+    /// What survived, of these programs or of the last ones before them.
+    pub(crate) fn missed(&self) -> BTreeSet<String> {
+        let survivors = self.entries.values().filter(|entry| entry.survived());
+        survivors.map(|entry| entry.name.clone()).chain(self.missed.iter().cloned()).collect()
     }
 
     /// What is known of a mutant. One that survived fewer worlds than are asked for is not known.
@@ -115,13 +125,22 @@ impl Results {
     }
 
     pub(crate) fn keep(&mut self, entry: Entry) -> Outcome<()> {
+        self.missed.remove(&entry.name);
         self.entries.insert(entry.name.clone(), entry);
+        self.write()
+    }
+
+    /// What caught the mutants that were caught.
+    pub(crate) fn caught_by(&self) -> Vec<&str> {
+        let caught = self.entries.values().filter(|entry| entry.verdict == "caught");
+        caught.map(|entry| entry.by.as_str()).collect()
+    }
+
+    pub(crate) fn write(&self) -> Outcome<()> {
         let entries: Vec<Value> = self.entries.values().map(Entry::to_json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "digest": self.digest, "mutants": entries }))?;
-        let draft = self.path.with_extension("draft");
-        fs::write(&draft, text)?;
-        fs::rename(draft, &self.path)?;
-        Ok(())
+        let kept =
+            json!({ "digest": self.digest, "mutants": entries, "missed": self.missed, "sound": self.sound });
+        write_whole(&self.path, &serde_json::to_string_pretty(&kept)?)
     }
 
     pub(crate) fn report(&self, chosen: &[Mutant], farm: &Farm, equivalent: usize, took: Duration) -> Report {
@@ -199,6 +218,9 @@ pub(crate) fn read_equivalents(path: &Path) -> Outcome<BTreeMap<String, String>>
         if line.starts_with(' ') {
             let name: &String = last.as_ref().ok_or("vopr/mutants.txt begins with a reason")?;
             let reason = excused.entry(name.clone()).or_default();
+            if !reason.is_empty() {
+                reason.push(' ');
+            }
             reason.push_str(line.trim());
         } else {
             excused.insert(line.to_owned(), String::new());
@@ -206,4 +228,31 @@ pub(crate) fn read_equivalents(path: &Path) -> Outcome<BTreeMap<String, String>>
         }
     }
     Ok(excused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(name: &str, verdict: &str) -> Entry {
+        let (name, verdict) = (name.to_owned(), verdict.to_owned());
+        Entry { name, file: String::new(), line: 1, verdict, by: String::new(), seeds: 300, seconds: 1 }
+    }
+
+    #[test]
+    fn survivors_are_remembered_until_other_programs_were_asked_about_them() {
+        let path = std::env::temp_dir().join(format!("mutants-{}.json", std::process::id()));
+        let mut first = Results::load(&path, "first");
+        for (name, verdict) in [("a", "survived"), ("b", "survived"), ("c", "caught")] {
+            first.keep(judged(name, verdict)).unwrap();
+        }
+        let mut second = Results::load(&path, "second");
+        assert!(second.get("c", 300).is_none(), "judged with other programs");
+        second.keep(judged("a", "caught")).unwrap();
+        // Interrupted, and begun again.
+        let second = Results::load(&path, "second");
+        fs::remove_file(&path).unwrap();
+        assert!(second.get("a", 300).is_some());
+        assert_eq!(second.missed(), ["b".to_owned()].into());
+    }
 }

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use proc_macro2::Span;
+use sha2::{Digest as _, Sha256};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{BinOp, Block, Expr, Lit, Pat, ReturnType, Signature, Stmt, Type, UnOp};
@@ -70,6 +71,11 @@ impl Source {
         finder.visit_file(&file);
         let sites = finder.sites;
         Ok(Self { text, sites })
+    }
+
+    /// Stands for the text.
+    pub(crate) fn digest(&self) -> String {
+        Sha256::digest(&self.text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// How many mutations each site has.
