@@ -59,12 +59,17 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
             world.run_until(world.now.after(LOOK));
         }
         // Leases of edges that died run out, and the last commits reach everybody.
-        let patience = world.now.after(echo + 2 * lease + Duration::from_millis(300));
+        let grace = echo + 2 * lease + Duration::from_millis(300);
+        let mut patience = world.now.after(grace);
         let mut settled = world.now;
         while !world.stopped && world.now < patience && world.now < settled.after(SETTLED) {
             world.run_until(world.now.after(LOOK));
             if !world.has_settled() {
                 settled = world.now;
+            }
+            if world.primary().is_none() && world.now < healed.after(BOUND) {
+                // Leases begin anew with each primary.
+                patience = world.now.after(grace);
             }
         }
         let patience = world.now.after(LAST_COMMITS);

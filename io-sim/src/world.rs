@@ -264,15 +264,17 @@ impl<'a> World<'a> {
             && self.has_moved_on()
     }
 
-    /// Whether the healed replicas stand at the same op in a view that goes on, and no session of an edge that is gone is
-    /// left: while a view changes, nobody ends one.
+    /// Whether the healed replicas stand at the same op in a view that goes on, edges have nothing left to tell them, and
+    /// no session of an edge that is gone is left: while a view changes, nobody ends one.
     #[must_use]
     pub(crate) fn has_settled(&self) -> bool {
         let is_there =
             |client| self.processes.iter().any(|one| one.address == Some(Address::Edge(EdgeId(client))));
         let mut members = self.core_members().into_iter().filter_map(|place| self.replica(place));
+        let mut edges = self.processes.iter().filter_map(|one| one.node.as_ref()?.edge());
         self.has_converged()
             && self.primary().is_some()
+            && edges.all(|edge| edge.is_idle())
             && members.all(|one| one.sessions().iter().all(|session| is_there(session.client)))
     }
 

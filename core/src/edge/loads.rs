@@ -8,6 +8,12 @@ use crate::vsr::load::Load;
 pub const LOADS: usize = 7;
 
 impl Edge {
+    /// Whether the shard was told all that it is to know.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.session.holds() == (0, 0)
+    }
+
     /// All queues and tables that grow with what comes in, always in the same order. Of what each connection has, the
     /// fullest counts.
     #[must_use]
