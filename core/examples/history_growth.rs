@@ -23,7 +23,7 @@ use tigerchat_core::store::sector::{Place, Zone};
 use tigerchat_core::types::{ClusterId, ShardId};
 use tigerchat_core::wire::entry::Digest;
 
-const PLACE: Place = Place { cluster: ClusterId(1), shard: ShardId(1), zone: Zone::Grid };
+const PLACE: Place<'_> = Place { cluster: ClusterId(1), shard: ShardId(1), zone: Zone::Grid, sealing: None };
 const BODY: usize = 100;
 /// Author, content type, key, op, index, kind.
 const META: usize = 49;

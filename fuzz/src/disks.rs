@@ -35,15 +35,19 @@ pub fn sector(bytes: &[u8]) {
     let offset = 8 * SECTOR as u64;
     let mut bare = bytes.to_vec();
     bare.resize(SECTOR, 0);
-    let found = sector::open(place, offset, &bare);
+    let found = sector::open(place, offset, &bare, &mut Vec::new());
     assert_eq!(found == Found::Blank, bare.iter().all(|byte| *byte == 0), "blank is all zero");
     let payload = &bytes[..bytes.len().min(PAYLOAD)];
     let stamp = Stamp { op: 9, view: 2, witness: 8, index: 1 };
     sector::seal(place, offset, stamp, payload, &mut bare);
-    assert_eq!(sector::open(place, offset, &bare), Found::Valid(stamp));
+    assert_eq!(sector::open(place, offset, &bare, &mut Vec::new()), Found::Valid(stamp));
     assert!(sector::payloads(&bare).all(|inside| inside.starts_with(payload)));
-    assert_eq!(sector::open(place, offset + SECTOR as u64, &bare), Found::Corrupt, "in another place");
-    assert_eq!(sector::open(elsewhere, offset, &bare), Found::Corrupt, "in another zone");
+    assert_eq!(
+        sector::open(place, offset + SECTOR as u64, &bare, &mut Vec::new()),
+        Found::Corrupt,
+        "in another place"
+    );
+    assert_eq!(sector::open(elsewhere, offset, &bare, &mut Vec::new()), Found::Corrupt, "in another zone");
 }
 
 /// Members of a shard, and what an operator asks to be changed of them.

@@ -41,6 +41,8 @@ pub enum Command {
     ReplaceReplica(Replace),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
+    /// Makes a file with a new master key, for `format --key`. Never overwrites.
+    Key(Key),
     /// Makes a token for a user, and the line for the edge's tokens file.
     Token(Token),
     /// Measures acknowledged messages per second and their latencies.
@@ -88,6 +90,10 @@ pub struct Format {
     /// an acknowledgement quicker, and ask for more votes to elect: 3 of 6 replicas means 4 votes.
     #[arg(long)]
     pub replication_quorum: Option<u8>,
+    /// Seal the file: encrypt all messages in it with a key of its own, wrapped by the master key in this file. Who
+    /// loses that loses the data file. `tigerchat key` makes one; keep it on another disk.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
     /// Sizes: they can't be changed later. A file has a fixed part, made at once, and grows by steps as history grows.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
@@ -107,6 +113,9 @@ pub struct Start {
     /// How the data file is written.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub io: Mode,
+    /// The file with the master key, if the data file is sealed.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
     /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
     #[arg(long)]
     pub hold_release: bool,
@@ -185,9 +194,18 @@ pub struct Inspect {
     /// Read every block of the checkpoint and say which are damaged.
     #[arg(long)]
     pub verify: bool,
+    /// The file with the master key, if the data file is sealed.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
     /// One JSON object per line.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The file to make. Only its owner may read it.
+    pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ use tigerchat_core::vsr::replica::Stages;
 
 use crate::clients::Site;
 use crate::disk::Mode;
-use crate::launch::{self, EdgePlan, Size};
+use crate::launch::{self, EdgePlan, ReplicaPlan, Size};
 use crate::reactor::Stopper;
 use crate::texts::{At, numbered};
 
@@ -59,9 +59,10 @@ impl Dev {
         let peers = numbered(&peers.collect::<Result<Vec<_>, String>>()?);
         let (mut stoppers, mut threads, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         let stages = Arc::new(Mutex::new([Stages::default(); REPLICAS as usize]));
+        let plan = ReplicaPlan { mode, peers: &peers, hold: false, key: None };
         for (replica, listener) in (0..REPLICAS).zip(listeners) {
             let path = folder.join(format!("replica-{replica}.tigerchat"));
-            let (reactor, about) = launch::replica(&path, mode, listener, &peers, false)?;
+            let (reactor, about) = launch::replica(&path, listener, &plan)?;
             lines.push(about);
             stoppers.push(reactor.stopper());
             let stages = Arc::clone(&stages);
@@ -154,7 +155,7 @@ fn find_or_format(folder: &Path) -> Result<ClusterId, String> {
         let cluster = ClusterId(u128::from_le_bytes(launch::entropy()));
         for replica in 0..REPLICAS {
             let config = launch::shard_config(cluster, ReplicaId(replica), Size::Dev);
-            launch::format(&path(replica), &config, Members::first(3, 2).expect("a majority"))?;
+            launch::format(&path(replica), &config, Members::first(3, 2).expect("a majority"), None)?;
         }
         return Ok(cluster);
     }

@@ -9,12 +9,14 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::json;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::sealing::{KeyId, Sealing};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::vsr::machine::{Machine as _, Unanswered};
-use tigerchat_core::vsr::offline::{FileBlocks, ReadAt, ReadError, Stopped, verify};
+use tigerchat_core::vsr::offline::{FileBlocks, ReadAt, ReadError, Stopped, verify_sealed};
 use tigerchat_core::wire::chat::MessageEvent;
 
 use crate::cli::Inspect;
+use crate::keys::{self, MasterKey};
 
 pub fn run(args: &Inspect) -> Result<(), String> {
     let name = args.file.display();
@@ -26,22 +28,24 @@ pub fn run(args: &Inspect) -> Result<(), String> {
     let superblock = Superblock::open(&zone).map_err(|error| format!("{name}: {error}"))?;
     show_file(&superblock, len, args.json);
     let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
+    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    let sealing = keys::sealer(&superblock, key.as_ref()).map_err(|why| format!("{name}: {why}"))?;
     let mut damage = Vec::new();
-    match Stopped::read(&mut read) {
+    match Stopped::read_sealed(sealing.clone(), &mut read) {
         Ok(stopped) => {
             show(&stopped, args.json);
             if stopped.is_state_lost() {
                 damage.push(lost(&stopped).into());
             }
             if args.log {
-                show_log(&stopped, &mut read, args.json, &mut damage);
+                show_log(&stopped, sealing.as_deref(), &mut read, args.json, &mut damage);
             }
         }
         Err(error @ ReadError::Open(_)) => return Err(format!("{name}: {error}")),
         Err(error) => damage.push(format!("{error}: this replica must be repaired from its peers")),
     }
     if args.verify {
-        show_verified(&mut read, args.json, &mut damage)?;
+        show_verified(sealing.as_deref(), &mut read, args.json, &mut damage)?;
     }
     if damage.is_empty() { Ok(()) } else { Err(format!("{name}: {}", damage.join("; "))) }
 }
@@ -97,6 +101,7 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
     let (fixed, most) = (layout.hot_size(), layout.file_size_max());
     let is_short = len < fixed;
     let root = checkpoint.root;
+    let master = superblock.envelope.map(|envelope| KeyId(&envelope.master).to_string());
     if json {
         println!(
             "{}",
@@ -109,6 +114,9 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
             json!({"checkpoint": checkpoint.number, "op": checkpoint.op(), "root": root.address,
             "digest": root.digest.to_string(), "transferring": transferring})
         );
+        if let Some(master) = master {
+            println!("{}", json!({"sealed_with": master}));
+        }
         return;
     }
     println!(
@@ -117,6 +125,9 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
         layout.entry_max(),
         grid.block_bytes()
     );
+    if let Some(master) = master {
+        println!("file: sealed with master key {master}");
+    }
     println!("file: {len} bytes, {fixed} of them fixed, at most {most}; it has room for {here} blocks");
     if is_short {
         println!("file: it was cut short");
@@ -212,8 +223,14 @@ fn show_state(stopped: &Stopped, json: bool) {
     }
 }
 
-fn show_log(stopped: &Stopped, read: &mut ReadAt<'_>, json: bool, damage: &mut Vec<String>) {
-    let mut blocks = FileBlocks::new(&stopped.superblock.config, read);
+fn show_log<'a>(
+    stopped: &Stopped,
+    sealing: Option<&'a dyn Sealing>,
+    read: &'a mut ReadAt<'a>,
+    json: bool,
+    damage: &mut Vec<String>,
+) {
+    let mut blocks = FileBlocks::new(&stopped.superblock.config, read).under(sealing);
     for room in stopped.chat().rooms() {
         let mut show = |message: MessageEvent<'_>| show_message(&message, json);
         let why = match stopped.chat().messages(room.tenant, room.name, &mut blocks, &mut show) {
@@ -231,8 +248,13 @@ fn show_log(stopped: &Stopped, read: &mut ReadAt<'_>, json: bool, damage: &mut V
 }
 
 /// What became of each block of the checkpoint.
-fn show_verified(read: &mut ReadAt<'_>, json: bool, damage: &mut Vec<String>) -> Result<(), String> {
-    let verified = verify(read).map_err(|error| error.to_string())?;
+fn show_verified(
+    sealing: Option<&dyn Sealing>,
+    read: &mut ReadAt<'_>,
+    json: bool,
+    damage: &mut Vec<String>,
+) -> Result<(), String> {
+    let verified = verify_sealed(sealing, read).map_err(|error| error.to_string())?;
     let addresses: Vec<u64> = verified.damaged.iter().map(|reference| reference.address).collect();
     if json {
         println!(

@@ -16,6 +16,7 @@ use tigerchat_core::vsr::replica::{Replica, Start, pool_classes};
 
 use crate::clients::Site;
 use crate::disk::{self, Disk, Mode};
+use crate::keys::{self, MasterKey};
 use crate::reactor::{Reactor, Wiring};
 use crate::texts::At;
 
@@ -73,10 +74,16 @@ fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
     ))
 }
 
-/// Makes a replica's data file.
-pub fn format(path: &Path, config: &ShardConfig, members: Members) -> Result<(), String> {
+/// Makes a replica's data file, sealed if there is a key.
+pub fn format(
+    path: &Path,
+    config: &ShardConfig,
+    members: Members,
+    key: Option<&MasterKey>,
+) -> Result<(), String> {
     must_fit(path, config)?;
-    let zone = Superblock::format(config.clone(), members).zone();
+    let envelope = key.map(|key| key.envelope(config));
+    let zone = Superblock { envelope, ..Superblock::format(config.clone(), members) }.zone();
     disk::format(path, &zone, config.layout.hot_size())
 }
 
@@ -101,14 +108,22 @@ pub fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, String> {
     })
 }
 
+/// How a replica is started.
+#[derive(Debug)]
+pub struct ReplicaPlan<'a> {
+    pub mode: Mode,
+    pub peers: &'a [At],
+    pub hold: bool,
+    pub key: Option<&'a MasterKey>,
+}
+
 /// A loop with one replica, and a line about it.
 pub fn replica(
     path: &Path,
-    mode: Mode,
     listener: TcpListener,
-    peers: &[At],
-    hold: bool,
+    plan: &ReplicaPlan<'_>,
 ) -> Result<(Reactor, String), String> {
+    let ReplicaPlan { mode, peers, hold, key } = *plan;
     let (file, direct) = disk::open(path, mode)?;
     let mut zone = vec![0; SUPERBLOCK_ZONE];
     let read = std::fs::File::open(path)
@@ -116,6 +131,7 @@ pub fn replica(
     read.map_err(|error| format!("{}: its superblock can't be read: {error}", path.display()))?;
     let fail = |error| format!("{}: {error}", path.display());
     let superblock = Superblock::open(&zone).map_err(fail)?;
+    let sealing = keys::sealer(&superblock, key).map_err(|why| format!("{}: {why}", path.display()))?;
     let config = superblock.config.clone();
     must_fit(path, &config)?;
     let replicas = superblock.members.list().len();
@@ -158,13 +174,15 @@ pub fn replica(
     let mut effects = Vec::new();
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
-    let start = Start { binary, ..Start::with_seed(entropy()) };
+    let sealed = if sealing.is_some() { "sealed, " } else { "" };
+    let start = Start { binary, sealing, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, config.layout.grid(), reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);
     let io = if direct { "direct IO" } else { "buffered IO" };
     let of = if replicas == 0 { "a shard to join".into() } else { replicas.to_string() };
-    let line = format!("replica {me} of {of} in cluster {}, {io}, {}", config.cluster, path.display());
+    let line =
+        format!("replica {me} of {of} in cluster {}, {sealed}{io}, {}", config.cluster, path.display());
     Ok((reactor, line))
 }
 
@@ -254,7 +272,7 @@ mod tests {
         let cramped = Layout { block_sectors: 1, ..sound.layout };
         for layout in [odd, cramped] {
             let config = ShardConfig { layout, ..sound.clone() };
-            let error = format(&path, &config, Members::first(3, 2).expect("a majority")).unwrap_err();
+            let error = format(&path, &config, Members::first(3, 2).expect("a majority"), None).unwrap_err();
             assert!(error.contains("expected sizes that fit each other"), "{error}");
             assert!(!path.exists());
         }

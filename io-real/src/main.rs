@@ -13,6 +13,7 @@ mod corpus;
 mod dev;
 mod disk;
 mod inspect;
+mod keys;
 mod launch;
 mod operator;
 mod peers;
@@ -28,7 +29,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
-use tigerchat_core::store::superblock::FORMAT_VERSION;
+use tigerchat_core::store::sealing::KeyId;
+use tigerchat_core::store::superblock::{FORMAT_VERSION, SEALED_FORMAT_VERSION};
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId};
 use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::entry::Digest;
@@ -36,7 +38,8 @@ use tigerchat_core::wire::entry::Digest;
 use crate::cli::{Cli, Command};
 use crate::clients::Site;
 use crate::dev::Dev;
-use crate::launch::EdgePlan;
+use crate::keys::MasterKey;
+use crate::launch::{EdgePlan, ReplicaPlan};
 use crate::standing::Standing;
 
 /// The demo page, served by `dev` alone.
@@ -61,11 +64,12 @@ fn main() -> ExitCode {
             join(&args.join, |id, address| Change::Replace { lost, id, address })
         }
         Command::Inspect(args) => inspect::run(&args),
+        Command::Key(args) => key(&args),
         Command::Token(args) => token(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Version => {
             println!(
-                "tigerchat {}, release {RELEASE}, data file format {FORMAT_VERSION}",
+                "tigerchat {}, release {RELEASE}, data file format {FORMAT_VERSION} (sealed {SEALED_FORMAT_VERSION})",
                 env!("CARGO_PKG_VERSION")
             );
             Ok(())
@@ -116,9 +120,14 @@ fn format(args: &cli::Format) -> Result<(), String> {
     };
     let members = if args.standby { Members::unknown() } else { first_members(args)? };
     let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
-    launch::format(&args.file, &config, members)?;
+    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    launch::format(&args.file, &config, members, key.as_ref())?;
     let of = if args.standby { "a shard to join".into() } else { args.replicas.to_string() };
-    println!("{}: replica {} of {of} in cluster {cluster}", args.file.display(), args.replica);
+    let sealed = match &key {
+        Some(key) => format!("sealed with master key {}", KeyId(&key.id())),
+        None => "not sealed".into(),
+    };
+    println!("{}: replica {} of {of} in cluster {cluster}, {sealed}", args.file.display(), args.replica);
     Ok(())
 }
 
@@ -158,7 +167,9 @@ fn start(args: &cli::Start) -> Result<(), String> {
         )
     })?;
     let listener = launch::bind(listen, "replicas and edges")?;
-    let (reactor, about) = launch::replica(&args.file, args.io, listener, &peers, args.hold_release)?;
+    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    let plan = ReplicaPlan { mode: args.io, peers: &peers, hold: args.hold_release, key: key.as_ref() };
+    let (reactor, about) = launch::replica(&args.file, listener, &plan)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     let _ = writeln!(std::io::stdout(), "{about}, listening on {listen}");
     let mut standing = Standing::default();
@@ -197,6 +208,14 @@ fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, String> {
         )
     })?;
     texts::parse_tokens(&text).map_err(|(line, expected)| format!("{}:{line}: {expected}", path.display()))
+}
+
+fn key(args: &cli::Key) -> Result<(), String> {
+    let key = keys::make_file(&args.file)?;
+    println!("{}: master key {}", args.file.display(), KeyId(&key.id()));
+    println!();
+    println!("Keep a copy where the data files are not: what is sealed with it can't be read without it.");
+    Ok(())
 }
 
 fn token(args: &cli::Token) -> Result<(), String> {

@@ -15,6 +15,7 @@
 use tigerchat_core::store::layout::{
     Layout, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE,
 };
+use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::store::sector::{Found, Place, Stamp, Zone, open};
 use tigerchat_core::types::Instant;
 use tigerchat_core::vsr::quorum::Quorums;
@@ -72,7 +73,13 @@ struct Slot {
 }
 
 /// Harms a disk, if the atlas allows it now. Says whether it did.
-pub fn harm(disk: &mut Disk, layout: &Layout, harm: Harm, random: &mut Random) -> bool {
+pub fn harm(
+    disk: &mut Disk,
+    sealing: Option<&dyn Sealing>,
+    layout: &Layout,
+    harm: Harm,
+    random: &mut Random,
+) -> bool {
     match harm {
         Harm::Superblock => harm_superblock(disk, random),
         Harm::RecentEntry => {
@@ -89,7 +96,7 @@ pub fn harm(disk: &mut Disk, layout: &Layout, harm: Harm, random: &mut Random) -
             let Some(sector) = pick(&disk.written(log_of(layout).end..end), random) else { return false };
             disk.rot(sector, random.u64())
         }
-        Harm::LostWrite => lose_write(disk, layout, random),
+        Harm::LostWrite => lose_write(disk, sealing, layout, random),
         Harm::Misdirected => {
             let end = usize::try_from(layout.file_size_max()).expect("small") / SECTOR;
             let (recent, any) = (disk.recent(log_of(layout)), disk.written(SUPERBLOCK_ZONE / SECTOR..end));
@@ -128,17 +135,19 @@ fn harm_superblock(disk: &mut Disk, random: &mut Random) -> bool {
 }
 
 /// Takes back a durable write that two later ones witness.
-fn lose_write(disk: &mut Disk, layout: &Layout, random: &mut Random) -> bool {
+fn lose_write(disk: &mut Disk, sealing: Option<&dyn Sealing>, layout: &Layout, random: &mut Random) -> bool {
     if log_of(layout).any(|sector| disk.is_damaged(sector)) {
         return false;
     }
-    let place = Place { cluster: CLUSTER, shard: SHARD, zone: Zone::Wal };
+    let place = Place { cluster: CLUSTER, shard: SHARD, zone: Zone::Wal, sealing };
+    let mut payload = Vec::new();
     let slots: Vec<Slot> = (0..layout.wal_slots)
         .filter_map(|number| {
             let offset = layout.slot_offset(number);
             let sector = usize::try_from(offset).expect("small") / SECTOR;
             let bytes = disk.durable(sector)?;
-            match open(place, offset, bytes) {
+            payload.clear();
+            match open(place, offset, bytes, &mut payload) {
                 Found::Valid(stamp) => Some(Slot { number, stamp }),
                 Found::Blank | Found::Corrupt => None,
             }
@@ -181,8 +190,10 @@ impl World<'_> {
         let victim = knobs.victims.iter().any(|victim| usize::from(*victim) == place);
         let kind = if victim { kind } else { Harm::Superblock };
         let layout = self.layout();
+        let sealing = self.processes[place].sealing.clone();
+        let sealing = sealing.as_deref().map(|sealing| sealing as &dyn Sealing);
         if let Some(disk) = &mut self.processes[place].disk {
-            harm(disk, &layout, kind, &mut self.random);
+            harm(disk, sealing, &layout, kind, &mut self.random);
         }
     }
 

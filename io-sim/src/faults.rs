@@ -168,7 +168,7 @@ impl Plan {
     #[must_use]
     pub fn draw(&self, seed: u64) -> Drawn {
         let mut random = Random::new(seed, "plan", 0);
-        let shape = Shape::draw(&mut random);
+        let shape = Shape::draw(&mut random, seed);
         let frames = random.chance(self.frames).then(|| FrameFaults::draw(&mut random));
         let partitions = random.chance(self.partitions).then(|| Partitions::draw(&mut random));
         let bandwidth = random.chance(self.links / 2).then(|| Bandwidth::draw(&mut random));
@@ -321,6 +321,9 @@ impl Drawn {
     }
 }
 
+/// How many worlds have sealed disks.
+const SEALED: Ppm = 300_000;
+
 /// The cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -347,6 +350,8 @@ pub struct Shape {
     /// Messages that retention leaves of a room, zero: all; and keys that the shard remembers.
     pub room_messages: u32,
     pub keys: u32,
+    /// Disks are sealed, each with a key of its own.
+    pub sealed: bool,
 }
 
 impl Shape {
@@ -357,7 +362,7 @@ impl Shape {
         Quorums::of(self.replicas, self.replication_quorum).expect("only safe quorums are drawn")
     }
 
-    fn draw(random: &mut Random) -> Self {
+    fn draw(random: &mut Random, seed: u64) -> Self {
         let pipeline = random.within(1..=8);
         let wal_most = *random.pick(&[16, 32, 64, 64]);
         let replicas = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7]);
@@ -385,6 +390,7 @@ impl Shape {
             block_sectors: *random.pick(&[1, 1, 2]),
             room_messages: *random.pick(&[20, 50, 100, 0]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
+            sealed: Random::new(seed, "sealed", 0).chance(SEALED),
         }
     }
 }

@@ -11,6 +11,7 @@ use tigerchat_core::store::forest::Forest;
 use tigerchat_core::store::grid::block::{self, BlockRef};
 use tigerchat_core::store::history::reader::Blocks;
 use tigerchat_core::store::layout::Layout;
+use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::store::sector::{Place, Zone};
 use tigerchat_core::types::{Address, EdgeId, ReplicaId};
 use tigerchat_core::vsr::load::LOADS;
@@ -144,13 +145,13 @@ fn position(view: &View) -> (u64, u64, u64, u64, u64, u64) {
 #[derive(Debug)]
 pub struct DiskBlocks<'a> {
     layout: Layout,
-    disks: Vec<&'a Disk>,
+    disks: Vec<(&'a Disk, Option<&'a dyn Sealing>)>,
     payload: Vec<u8>,
 }
 
 impl<'a> DiskBlocks<'a> {
     #[must_use]
-    pub fn new(layout: Layout, disks: Vec<&'a Disk>) -> Self {
+    pub fn new(layout: Layout, disks: Vec<(&'a Disk, Option<&'a dyn Sealing>)>) -> Self {
         Self { layout, disks, payload: Vec::new() }
     }
 }
@@ -158,9 +159,9 @@ impl<'a> DiskBlocks<'a> {
 impl Blocks for DiskBlocks<'_> {
     fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
         let grid = self.layout.grid();
-        let place = Place { cluster: CLUSTER, shard: SHARD, zone: Zone::Grid };
         let mut image = vec![0; grid.block_bytes()];
-        let whole = self.disks.iter().any(|disk| {
+        let whole = self.disks.iter().any(|(disk, sealing)| {
+            let place = Place { cluster: CLUSTER, shard: SHARD, zone: Zone::Grid, sealing: *sealing };
             disk.peek(grid.offset_of(reference.address), &mut image);
             block::open(place, &grid, reference, &image, &mut self.payload).is_ok()
         });

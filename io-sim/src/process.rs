@@ -4,6 +4,7 @@
 //! can end between any two of them. The node can't tell: nothing in it branches on the result of an effect.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{
@@ -12,15 +13,17 @@ use tigerchat_core::io::{
 };
 use tigerchat_core::node::{Node, NodeEvent};
 use tigerchat_core::pool::{Message, Pool};
+use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::types::{Address, ConnectionId, Instant, Now, ReplicaId};
 use tigerchat_core::vsr::release::Releases;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER, Frame, FrameHeader};
 use zerocopy::IntoBytes;
 
-use crate::aim::Point;
+use crate::aim::{Point, Zone};
 use crate::clock::Skew;
 use crate::disk::Disk;
 use crate::network::Place;
+use crate::seal::StandIn;
 
 /// The one data file of a replica's process.
 pub const FILE: FileId = FileId(0);
@@ -46,6 +49,8 @@ pub struct Process {
     /// Outlives the process so that it need not be made anew; full whenever the process is down.
     pub pool: Pool,
     pub disk: Option<Disk>,
+    /// With which its disk is sealed, if it is.
+    pub sealing: Option<Arc<StandIn>>,
     pub skew: Skew,
     /// What its binary runs, if it is a replica.
     pub binary: Releases,
@@ -114,6 +119,7 @@ impl Process {
             node: None,
             pool,
             disk,
+            sealing: None,
             skew,
             binary: Releases::OURS,
             life: 0,
@@ -125,6 +131,29 @@ impl Process {
             refused: Vec::new(),
             acts: Vec::new(),
         }
+    }
+
+    /// The same, with a disk that is sealed.
+    #[must_use]
+    pub fn sealed(mut self, sealing: Option<Arc<StandIn>>) -> Self {
+        self.sealing = sealing;
+        self
+    }
+
+    /// # Panics
+    /// When something that is not sealed would reach a disk that is.
+    pub fn must_seal(&self, op: &DiskOp, zone: Option<Zone>) {
+        if let (Some(sealing), DiskOp::Write { data, offset, .. }) = (&self.sealing, op)
+            && zone != Some(Zone::Superblock)
+        {
+            assert!(sealing.sealed(data), "{:?} writes in the clear at {offset}", self.role);
+        }
+    }
+
+    /// As core takes it.
+    #[must_use]
+    pub fn sealing(&self) -> Option<&dyn Sealing> {
+        self.sealing.as_deref().map(|sealing| sealing as &dyn Sealing)
     }
 
     #[must_use]

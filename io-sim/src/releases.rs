@@ -3,11 +3,13 @@
 //! The one law: **what a binary runs belongs to the process and not to its disk**: the same code is opened with
 //! another range of releases. After the healing everybody who is whole runs the newest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tigerchat_core::chat::Chat;
 use tigerchat_core::io::Effects;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::store::superblock::OpenError;
 use tigerchat_core::types::{FIRST_RELEASE, Now};
 use tigerchat_core::vsr::release::Releases;
@@ -144,7 +146,8 @@ impl World<'_> {
             let process = &self.processes[place];
             let zone = process.disk.as_ref().expect("replicas have disks").beginning(SUPERBLOCK_ZONE);
             let (machine, pool) = (Chat::new(self.limits(), &self.layout()), process.pool.clone());
-            let start = Start { timeouts: timeouts.clone(), binary: process.binary, seed };
+            let sealing = process.sealing.clone().map(|sealing| sealing as Arc<dyn Sealing>);
+            let start = Start { timeouts: timeouts.clone(), binary: process.binary, sealing, seed };
             let mut effects = Effects::new();
             match Replica::open(&zone, machine, pool, start, now, &mut effects) {
                 Ok(replica) => return (replica, effects),

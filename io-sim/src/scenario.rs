@@ -170,6 +170,7 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             block_sectors: 2,
             room_messages: 0,
             keys: 1_024,
+            sealed: false,
         };
         Ok((still(shape), number(&words, "seed", 1)?))
     })

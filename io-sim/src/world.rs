@@ -8,16 +8,14 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tigerchat_core::chat::{Chat, Limits};
-use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits};
+use tigerchat_core::edge::Edge;
 use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::node::Node;
-use tigerchat_core::pool::{Class, Pool};
-use tigerchat_core::store::layout::{Layout, PAYLOAD};
-use tigerchat_core::store::superblock::Superblock;
-use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ReplicaId, ShardId};
+use tigerchat_core::pool::Pool;
+use tigerchat_core::store::layout::Layout;
+use tigerchat_core::types::{Address, ClusterId, EdgeId, Instant, ShardId};
 use tigerchat_core::vsr::marks::Marks;
-use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, View, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Status, View};
 use tigerchat_core::wire::entry::Digest;
 use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
@@ -26,15 +24,17 @@ use crate::aim::{Aim, Point, Side, Struck, Zone};
 use crate::clock::{Skew, wall};
 use crate::connections::{Connections, Crossing};
 use crate::deposed::Deposed;
-use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
-use crate::faults::{DiskErrors, Drawn, Shape};
+use crate::disk::{DiskCounts, Done, Step, Ticket};
+use crate::faults::Drawn;
 use crate::history::{Final, Observation, What};
+use crate::making::{edge_classes, edge_config, replica_process, shard_config};
 use crate::network::{Arriving, Network, Place};
 use crate::observer::{DiskBlocks, EdgeWatch, Watch, final_of};
 use crate::outsider::Outsider;
 use crate::process::{self, Act, Bytes, Inbound, Process, Role, Trap, TrapAt};
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::seal::Ledger;
 use crate::spectator::{Sight, Spectator, Tell};
 use crate::trouble::Trouble;
 use crate::users::Users;
@@ -139,13 +139,14 @@ impl<'a> World<'a> {
     pub fn new(drawn: Drawn, seed: u64, observer: &'a mut Observer<'a>) -> Self {
         let config = shard_config(&drawn.shape);
         let mut random = Random::new(seed, "world", 0);
+        let ledger = Ledger::new(seed);
         let replicas = drawn.replicas();
         let places = replicas + usize::from(drawn.shape.edges);
         let processes = (0..places)
             .map(|place| {
                 let skew = Skew::draw(drawn.clocks.as_ref(), &mut random);
                 match place.checked_sub(replicas) {
-                    None => replica_process(place, &config, &drawn, skew, seed),
+                    None => replica_process(place, &config, &drawn, skew, (seed, &ledger)),
                     Some(edge) => Process::new(Role::Edge(edge), Pool::lazy(&edge_classes()), None, skew),
                 }
             })
@@ -298,7 +299,11 @@ impl<'a> World<'a> {
     /// What a replica's history is read from: its own disk, and where that is damaged the others'.
     fn blocks_of(&self, place: Place) -> DiskBlocks<'_> {
         let own_first = [place].into_iter().chain((0..self.replicas()).filter(move |other| *other != place));
-        let disks = own_first.filter_map(|place| self.processes[place].disk.as_ref()).collect();
+        let disk = |place: Place| {
+            let process = &self.processes[place];
+            Some((process.disk.as_ref()?, process.sealing()))
+        };
+        let disks = own_first.filter_map(disk).collect();
         DiskBlocks::new(self.layout(), disks)
     }
 
@@ -541,8 +546,9 @@ impl<'a> World<'a> {
                 }
             }
             Act::Submit(op) => {
-                let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
                 let write = zone_of(&self.config.layout, &op);
+                self.processes[place].must_seal(&op, write);
+                let disk = self.processes[place].disk.as_mut().expect("only replicas have disks");
                 let (ticket, at) = disk.submit(self.now, op);
                 self.schedule(at, Event::Disk { place, ticket, write });
             }
@@ -722,76 +728,4 @@ fn became(before: Option<(Status, bool)>, now: Option<(Status, bool)>) -> Vec<Po
 /// The first bytes of a frame: of its digest, unless there is less.
 fn beginning(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(bytes.len() as u64, |digest| u64::from_le_bytes(*digest))
-}
-
-fn replica_process(place: Place, config: &ShardConfig, drawn: &Drawn, skew: Skew, seed: u64) -> Process {
-    let id = ReplicaId(u16::try_from(place).expect("few replicas"));
-    let config = ShardConfig { replica: id, ..config.clone() };
-    let random = Random::new(seed, "disk", place as u64);
-    let mut disk = Disk::new(config.layout.file_size_max(), drawn.disk.clone(), random);
-    let quorums = drawn.shape.quorums();
-    let first = Members::first(quorums.replicas, quorums.replication).expect("only safe quorums are drawn");
-    let members = if first.get(id).is_some() { first } else { Members::unknown() };
-    disk.format(&Superblock::format(config.clone(), members).zone());
-    disk.faults = drawn.disk_errors.clone().map(|errors| {
-        let victim = drawn
-            .damage
-            .as_ref()
-            .is_some_and(|damage| damage.victims.iter().any(|victim| usize::from(*victim) == place));
-        // A sector that can't be read counts as damaged.
-        if victim { errors } else { DiskErrors { read: 0, misdirected_read: 0, ..errors } }
-    });
-    Process::new(Role::Replica(id), Pool::lazy(&pool_classes(&config, INCOMING)), Some(disk), skew)
-}
-
-/// Buffers of each class for frames that are on their way in.
-const INCOMING: usize = 32;
-
-fn shard_config(shape: &Shape) -> ShardConfig {
-    ShardConfig {
-        cluster: CLUSTER,
-        shard: SHARD,
-        replica: ReplicaId(0),
-        pipeline: shape.pipeline,
-        sessions: shape.sessions,
-        window: shape.window,
-        layout: Layout {
-            wal_slots: shape.wal_slots,
-            slot_sectors: shape.slot_sectors,
-            block_sectors: shape.block_sectors,
-            blocks_max: BLOCKS_MAX,
-            grid_step: 16,
-        },
-        limits: Limits { room_messages: shape.room_messages, keys: shape.keys, ..Limits::tiny() },
-    }
-}
-
-/// More than a world's users fill.
-const BLOCKS_MAX: u32 = 1024;
-
-/// Small limits, so that the worlds meet them.
-fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {
-    let entry_max = shape.slot_sectors as usize * PAYLOAD;
-    let limits = EdgeLimits {
-        frame: 4096,
-        body: 1024,
-        inflight: 12,
-        subscriptions: 8,
-        send_queue: 8192,
-        ping: Duration::from_secs(2),
-        ..EdgeLimits::for_shard(entry_max, shape.window)
-    };
-    EdgeConfig {
-        cluster: CLUSTER,
-        edge,
-        shard: SHARD,
-        replicas: (0..u16::from(shape.replicas)).map(ReplicaId).collect(),
-        tokens: Vec::new(),
-        demo: true,
-        limits,
-    }
-}
-
-fn edge_classes() -> Vec<Class> {
-    vec![Class { size: 512, count: 512 }, Class { size: 4096, count: 128 }, Class { size: 16384, count: 32 }]
 }

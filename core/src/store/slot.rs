@@ -16,7 +16,9 @@
 //! | corrupt | any | `Faulty` | may have been acknowledged |
 //!
 //! Two writes with one stamp have equal bytes (one primary makes one entry for an op in a view), so mixing them
-//! makes a whole entry.
+//! makes a whole entry. That holds of sealed ones too, though each has its own salt: sectors are opened one by one.
+
+use alloc::vec::Vec;
 
 use super::layout::{Layout, SECTOR};
 use super::sector::{self, Found, Place, sectors_for};
@@ -41,33 +43,38 @@ pub enum SlotFound {
 /// Decides over the bytes of a slot that were read from `offset`. `scratch` is for putting the entry together,
 /// and holds it when the finding is `Entry`.
 pub fn examine(
-    place: Place,
+    place: Place<'_>,
     layout: &Layout,
     offset: u64,
     slot: &[u8],
-    scratch: &mut alloc::vec::Vec<u8>,
+    scratch: &mut Vec<u8>,
 ) -> SlotFound {
     scratch.clear();
-    let found = |index: usize| {
+    let found = |index: usize, out: &mut Vec<u8>| {
         let at = index * SECTOR;
         let sector = slot.get(at..at + SECTOR).unwrap_or(&[]);
-        match sector::open(place, offset + at as u64, sector) {
+        match sector::open(place, offset + at as u64, sector, out) {
             Found::Valid(stamp) if stamp.index as usize != index => Found::Corrupt,
             found => found,
         }
     };
     let slot_sectors = layout.slot_sectors as usize;
-    let stamp = match found(0) {
+    let stamp = match found(0, scratch) {
         Found::Corrupt => return SlotFound::Faulty(None),
-        Found::Blank => return blank_start((1..slot_sectors).map(found)),
+        Found::Blank => {
+            return blank_start((1..slot_sectors).map(|index| {
+                scratch.clear();
+                found(index, scratch)
+            }));
+        }
         Found::Valid(stamp) => stamp,
     };
-    let Some(header) = header_of(slot, layout) else { return SlotFound::Faulty(None) };
+    let Some(header) = header_of(scratch, layout) else { return SlotFound::Faulty(None) };
     let sectors = sectors_for(header.size.get() as usize);
     let mut torn = stamp.op != header.op.get() || stamp.view != header.view.get();
     let mut witness = stamp.witness;
     for index in 1..sectors {
-        match found(index) {
+        match found(index, scratch) {
             Found::Corrupt => return SlotFound::Faulty(Some(header)),
             Found::Blank => torn = true,
             Found::Valid(other) => {
@@ -78,9 +85,6 @@ pub fn examine(
     }
     if torn {
         return SlotFound::Torn;
-    }
-    for part in sector::payloads(&slot[..sectors * SECTOR]) {
-        scratch.extend_from_slice(part);
     }
     scratch.truncate(header.size.get() as usize);
     match EntryHeader::split(scratch) {
@@ -101,8 +105,8 @@ fn blank_start(others: impl Iterator<Item = Found>) -> SlotFound {
     finding
 }
 
-fn header_of(slot: &[u8], layout: &Layout) -> Option<EntryHeader> {
-    let (header, _) = EntryHeader::read_from_prefix(slot).ok()?;
+fn header_of(entry: &[u8], layout: &Layout) -> Option<EntryHeader> {
+    let (header, _) = EntryHeader::read_from_prefix(entry).ok()?;
     let size = header.size.get() as usize;
     (header.version == ENTRY_VERSION && (ENTRY_HEADER..=layout.entry_max()).contains(&size)).then_some(header)
 }
@@ -115,12 +119,12 @@ mod tests {
     use crate::types::{ClusterId, ShardId};
     use crate::wire::entry::Digest;
     use alloc::vec;
-    use alloc::vec::Vec;
     use zerocopy::IntoBytes;
 
     const LAYOUT: Layout =
         Layout { wal_slots: 8, slot_sectors: 4, block_sectors: 1, blocks_max: 1, grid_step: 1 };
-    const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal };
+    const PLACE: Place<'_> =
+        Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Wal, sealing: None };
     const OFFSET: u64 = 1 << 16;
 
     /// The sectors of an entry of `sectors` sectors, written over nothing.

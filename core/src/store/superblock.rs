@@ -20,6 +20,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::forest::Checkpoint;
 use super::grid::block::{BLOCK_REF, BlockRef};
 use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_SECTORS, SUPERBLOCK_ZONE};
+use super::sealing::{Envelope, WrongKey};
 use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
 use crate::types::{ClusterId, FIRST_RELEASE, ReplicaId, ShardId};
@@ -32,6 +33,8 @@ use crate::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader};
 const MAGIC: &[u8; 16] = b"TigerChat\0shard\0";
 /// The format of data files that this release writes and reads.
 pub const FORMAT_VERSION: u32 = 2;
+/// The same of sealed ones.
+pub const SEALED_FORMAT_VERSION: u32 = 3;
 const COPY: usize = SUPERBLOCK_COPY_SECTORS * SECTOR;
 const COPY_PAYLOAD: usize = SUPERBLOCK_COPY_SECTORS * PAYLOAD;
 
@@ -104,6 +107,8 @@ const NO_BLOCK: BlockRef = BlockRef { address: 0, digest: Digest::ZERO };
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     pub config: ShardConfig,
+    /// Of a sealed file: what its keys are. The superblock itself is never sealed.
+    pub envelope: Option<Envelope>,
     pub sequence: u64,
     /// Digest of the superblock before.
     pub parent: Digest,
@@ -140,6 +145,8 @@ pub enum OpenError {
     Version(u32),
     /// Of a release that this binary does not run.
     Release(WrongRelease),
+    /// Its key is not here.
+    Key(WrongKey),
 }
 
 impl fmt::Display for OpenError {
@@ -151,10 +158,12 @@ impl fmt::Display for OpenError {
             Self::NotTigerChat => write!(f, "expected a TigerChat data file, found something else"),
             Self::Damaged => write!(f, "all {SUPERBLOCK_COPIES} copies of the superblock are damaged"),
             Self::Release(wrong) => wrong.fmt(f),
+            Self::Key(wrong) => wrong.fmt(f),
             Self::Version(version) => {
                 write!(
                     f,
-                    "expected format version {FORMAT_VERSION}, found {version}: use the release that made it"
+                    "expected format version {FORMAT_VERSION} or {SEALED_FORMAT_VERSION}, found {version}: use the \
+                     release that made it"
                 )
             }
         }
@@ -213,10 +222,10 @@ impl ShardConfig {
         root
     }
 
-    /// Where this shard's sectors of a zone lie.
+    /// Where this shard's sectors of a zone lie, as long as they are not sealed ([`Place::under`]).
     #[must_use]
-    pub fn place(&self, zone: Zone) -> Place {
-        Place { cluster: self.cluster, shard: self.shard, zone }
+    pub fn place(&self, zone: Zone) -> Place<'static> {
+        Place { cluster: self.cluster, shard: self.shard, zone, sealing: None }
     }
 }
 
@@ -230,6 +239,7 @@ impl Superblock {
         let suffix = vec![root];
         Self {
             config,
+            envelope: None,
             sequence,
             parent: Digest::ZERO,
             incarnation,
@@ -291,9 +301,13 @@ impl Superblock {
         assert!((1..=SUFFIX_MAX).contains(&self.suffix.len()), "a suffix has 1 to {SUFFIX_MAX} headers");
         let mut out = Vec::with_capacity(COPY_PAYLOAD);
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        let version = if self.envelope.is_some() { SEALED_FORMAT_VERSION } else { FORMAT_VERSION };
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&self.release().to_le_bytes());
         self.config.encode(&mut out);
+        if let Some(envelope) = &self.envelope {
+            envelope.encode(&mut out);
+        }
         let fields = [self.sequence, self.incarnation, self.view, self.log_view, self.commit, self.witness];
         for field in fields {
             out.extend_from_slice(&field.to_le_bytes());
@@ -312,11 +326,17 @@ impl Superblock {
 
     fn decode(payload: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(payload);
-        if reader.array::<16>()? != *MAGIC || reader.u32()? != FORMAT_VERSION {
+        if reader.array::<16>()? != *MAGIC {
             return Err(Malformed);
         }
+        let is_sealed = match reader.u32()? {
+            FORMAT_VERSION => false,
+            SEALED_FORMAT_VERSION => true,
+            _ => return Err(Malformed),
+        };
         let release = reader.u32()?;
         let config = ShardConfig::decode(&mut reader)?;
+        let envelope = if is_sealed { Some(Envelope::decode(&mut reader)?) } else { None };
         let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (lineage, parent) = (reader.u32()?, Digest(reader.array()?));
@@ -334,6 +354,7 @@ impl Superblock {
             .collect::<Result<_, Malformed>>()?;
         let superblock = Self {
             config,
+            envelope,
             sequence,
             parent,
             incarnation,
@@ -356,15 +377,16 @@ impl Superblock {
             return Err(OpenError::NotTigerChat);
         }
         let version = u32::from_le_bytes(image[16..20].try_into().expect("4 bytes"));
-        if version != FORMAT_VERSION {
+        if version != FORMAT_VERSION && version != SEALED_FORMAT_VERSION {
             return Err(OpenError::Version(version));
         }
-        let payload = sector::payloads(image).collect::<Vec<_>>().concat();
+        let mut payload = sector::payloads(image).collect::<Vec<_>>().concat();
         let superblock = Self::decode(&payload).map_err(|_| OpenError::Damaged)?;
         let place = superblock.config.place(Zone::Superblock);
         for (index, bytes) in image.chunks_exact(SECTOR).enumerate() {
             let offset = Self::copy_offset(copy) + (index * SECTOR) as u64;
-            match sector::open(place, offset, bytes) {
+            payload.clear();
+            match sector::open(place, offset, bytes, &mut payload) {
                 Found::Valid(stamp)
                     if (stamp.op, stamp.view, stamp.index as usize)
                         == (superblock.sequence, copy as u64, index) => {}
@@ -427,6 +449,7 @@ fn worst(copies: &[Result<Superblock, OpenError>]) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sealing::WRAPPED;
 
     fn superblock(sequence: u64) -> Superblock {
         let layout =
@@ -490,6 +513,21 @@ mod tests {
             let opened = Superblock::open(&bytes);
             assert_eq!(opened.is_ok(), damaged != 15, "{damaged:b}");
         }
+    }
+
+    /// A sealed file names itself and its keys without a key, and says in its version that it is sealed.
+    #[test]
+    fn h42_the_superblock_of_a_sealed_file_is_read_without_a_key() {
+        let envelope = Envelope { master: [1; 8], check: [2; 8], wrapped: [3; WRAPPED] };
+        let sealed = Superblock { envelope: Some(envelope), ..superblock(5) };
+        let (zone, plain) = (sealed.zone(), superblock(5).zone());
+        assert_eq!(Superblock::open(&zone).as_ref(), Ok(&sealed));
+        assert_eq!((zone[16], plain[16]), (3, 2));
+        assert_ne!(sealed.digest(), superblock(5).digest());
+        // One that claims to be plain is damaged.
+        let mut claims = zone;
+        claims.chunks_exact_mut(COPY).for_each(|copy| copy[16] = 2);
+        assert_eq!(Superblock::open(&claims), Err(OpenError::Damaged));
     }
 
     #[test]

@@ -213,7 +213,8 @@ impl<M: Machine> Replica<M> {
     /// What was read, if it is the block that was asked for.
     pub(super) fn open_block(&mut self, reference: &BlockRef, read: Option<&Message>) -> Option<Vec<u8>> {
         let mut payload = self.blocks.spare.pop().unwrap_or_default();
-        let (place, grid) = (self.config.place(Zone::Grid), self.config.layout.grid());
+        let place = self.config.place(Zone::Grid).under(self.sealing.as_deref());
+        let grid = self.config.layout.grid();
         let opened =
             read.is_some_and(|image| block::open(place, &grid, reference, image, &mut payload).is_ok());
         if opened {
@@ -307,7 +308,8 @@ impl<M: Machine> Replica<M> {
         waits: impl Fn(u32) -> Waits,
         effects: &mut Effects,
     ) -> bool {
-        let (place, grid) = (self.config.place(Zone::Grid), self.config.layout.grid());
+        let place = self.config.place(Zone::Grid).under(self.sealing.as_deref());
+        let grid = self.config.layout.grid();
         let Some(mut draft) = self.pool.draft(grid.block_bytes()) else { return false };
         draft.resize_to_overwrite(grid.block_bytes());
         block::seal(place, &grid, payload, draft.bytes_mut());

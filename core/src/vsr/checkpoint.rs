@@ -187,7 +187,8 @@ impl<M: Machine> Replica<M> {
 
     /// Blocks that were made go to the disk.
     fn write_blocks(&mut self, effects: &mut Effects) {
-        let (place, grid) = (self.config.place(Zone::Grid), self.config.layout.grid());
+        let place = self.config.place(Zone::Grid).under(self.sealing.as_deref());
+        let grid = self.config.layout.grid();
         loop {
             let Some(mut draft) = self.pool.draft(grid.block_bytes()) else { return };
             let Some((reference, payload)) = self.machine.forest_mut().writer().next_write() else { return };

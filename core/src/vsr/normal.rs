@@ -320,7 +320,7 @@ impl<M: Machine> Replica<M> {
     /// Writes a cached entry into its slot, unless it is there or the slot is being written.
     pub(super) fn write_entry(&mut self, op: u64, effects: &mut Effects) {
         let slot_number = self.journal.slot_of(op);
-        let place = self.config.place(Zone::Wal);
+        let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());
         let offset = self.config.layout.slot_offset(slot_number);
         let witness = self.durable_op;
         let Some(slot) = self.journal.get_mut(op) else { return };

@@ -20,6 +20,7 @@ use crate::store::grid::block::{self, BlockRef, Fault};
 use crate::store::grid::cache::Cache;
 use crate::store::history::reader::Blocks;
 use crate::store::layout::SUPERBLOCK_ZONE;
+use crate::store::sealing::{self, Sealer, Sealing};
 use crate::store::sector::{Place, Zone};
 use crate::store::superblock::{OpenError, ShardConfig, Superblock};
 use crate::types::Now;
@@ -64,11 +65,16 @@ pub struct Stopped {
 impl Stopped {
     /// Opens the file and executes its log as far as its entries are here.
     pub fn read(read: &mut ReadAt<'_>) -> Result<Self, ReadError> {
+        Self::read_sealed(None, read)
+    }
+
+    /// The same of a file that may be sealed.
+    pub fn read_sealed(sealing: Sealer, read: &mut ReadAt<'_>) -> Result<Self, ReadError> {
         let (zone, superblock) = open(read)?;
         let pool = Pool::new(&pool_classes(&superblock.config, 0));
         let mut effects = Effects::new();
         let machine = Chat::new(superblock.config.limits, &superblock.config.layout);
-        let start = Start::with_seed([0; 32]);
+        let start = Start { sealing, ..Start::with_seed([0; 32]) };
         let opened = Replica::open(&zone, machine, pool, start, Now::default(), &mut effects);
         let mut replica = opened.map_err(ReadError::Open)?;
         run(&mut replica, read, effects)?;
@@ -160,7 +166,7 @@ fn run(replica: &mut Replica<Chat>, read: &mut ReadAt<'_>, mut effects: Effects)
 /// Blocks of a file, as [`Chat::messages`] asks for them.
 pub struct FileBlocks<'a> {
     read: &'a mut ReadAt<'a>,
-    place: Place,
+    place: Place<'a>,
     grid: GridShape,
     cache: Cache,
     image: Vec<u8>,
@@ -191,6 +197,13 @@ impl<'a> FileBlocks<'a> {
             image: vec![0; grid.block_bytes()],
             payload: Vec::new(),
         }
+    }
+
+    /// The same of a file that is sealed.
+    #[must_use]
+    pub fn under(mut self, sealing: Option<&'a dyn Sealing>) -> Self {
+        self.place = self.place.under(sealing);
+        self
     }
 
     /// The payload of a block, read from the file now.
@@ -239,9 +252,16 @@ impl Verified {
 
 /// Reads every block of the checkpoint, as far as they are known.
 pub fn verify(read: &mut ReadAt<'_>) -> Result<Verified, ReadError> {
+    verify_sealed(None, read)
+}
+
+/// The same of a file that may be sealed.
+pub fn verify_sealed(sealing: Option<&dyn Sealing>, read: &mut ReadAt<'_>) -> Result<Verified, ReadError> {
     let (_, superblock) = open(read)?;
+    let fits = sealing::must_fit(superblock.envelope.as_ref(), sealing);
+    fits.map_err(|wrong| ReadError::Open(OpenError::Key(wrong)))?;
     let ShardConfig { limits, layout, .. } = &superblock.config;
-    let mut blocks = FileBlocks::new(&superblock.config, read);
+    let mut blocks = FileBlocks::new(&superblock.config, read).under(sealing);
     let mut verified = Verified::default();
     if superblock.transferring {
         return Ok(verified);

@@ -40,6 +40,7 @@ use crate::pool::{Message, Pool};
 use crate::store::forest::Opening;
 use crate::store::grid::block::BlockRef;
 use crate::store::layout::SECTOR;
+use crate::store::sealing;
 use crate::store::sector::Zone;
 use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, Superblock};
@@ -114,6 +115,8 @@ impl<M: Machine> Replica<M> {
         if let Some(needed) = wrong {
             return Err(OpenError::Release(WrongRelease { needed, oldest, newest }));
         }
+        let sealing = start.sealing.as_deref();
+        sealing::must_fit(superblock.envelope.as_ref(), sealing).map_err(OpenError::Key)?;
         let config = &superblock.config;
         let valid = (1..=PIPELINE_MAX).contains(&usize::from(config.pipeline))
             && config.layout.wal_slots >= 2 * u32::from(config.pipeline)
@@ -278,7 +281,7 @@ impl<M: Machine> Replica<M> {
     fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
         let Some(bytes) = read else { return SlotFound::Faulty(None) };
         let layout = &self.config.layout;
-        let place = self.config.place(Zone::Wal);
+        let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());
         let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
         match found {
             SlotFound::Entry { header, .. }

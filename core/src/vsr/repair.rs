@@ -341,7 +341,7 @@ impl<M: Machine> Replica<M> {
 
     fn unseal_entry(&mut self, slot: u32, bytes: &[u8]) -> Option<(EntryHeader, Message)> {
         let layout = &self.config.layout;
-        let place = self.config.place(Zone::Wal);
+        let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());
         let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
         let SlotFound::Entry { header, .. } = found else { return None };
         let mut draft = self.pool.draft(self.entry_scratch.len())?;

@@ -39,6 +39,7 @@ use super::tokens::Waits;
 use super::view_change::ViewChange;
 use crate::io::{DiskError, DiskOp, Effect, Effects, Event, Fatal};
 use crate::pool::{Class, Message, Pool};
+use crate::store::sealing::Sealer;
 use crate::store::superblock::Superblock;
 pub use crate::store::superblock::{OpenError, ShardConfig};
 use crate::types::{Address, EdgeId, Instant, Now, ReplicaId};
@@ -55,10 +56,12 @@ pub struct Adaptive {
 }
 
 /// What may differ from start to start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Start {
     pub timeouts: Timeouts,
     pub binary: Releases,
+    /// With the node key of its data file, if that is sealed.
+    pub sealing: Sealer,
     /// Fresh entropy (the run's in simulation).
     pub seed: [u8; 32],
 }
@@ -67,7 +70,7 @@ impl Start {
     /// With the usual timeouts, as this build.
     #[must_use]
     pub fn with_seed(seed: [u8; 32]) -> Self {
-        Self { timeouts: Timeouts::default(), binary: Releases::OURS, seed }
+        Self { timeouts: Timeouts::default(), binary: Releases::OURS, sealing: None, seed }
     }
 }
 
@@ -210,6 +213,7 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 pub struct Replica<M> {
     pub(super) config: ShardConfig,
+    pub(super) sealing: Sealer,
     pub(super) me: ReplicaId,
     /// Those of the durable superblock.
     pub(super) members: Members,
@@ -299,12 +303,13 @@ pub struct Replica<M> {
 impl<M: Machine> Replica<M> {
     /// The state before recovery has read anything; see [`super::recovery`].
     pub(super) fn new(superblock: Writer, machine: M, pool: Pool, start: Start) -> Self {
-        let Start { timeouts, binary, seed } = start;
+        let Start { timeouts, binary, sealing, seed } = start;
         let config = superblock.durable().config.clone();
         let root = config.root();
         let members = superblock.durable().members.clone();
         Self {
             me: config.replica,
+            sealing,
             random: ChaCha8Rng::from_seed(seed),
             timers: Timers::default(),
             status: Status::Recovering,

@@ -8,7 +8,8 @@ use tigerchat_core::store::layout::{PAYLOAD, SECTOR};
 use tigerchat_core::store::sector::{Place, Zone};
 use tigerchat_core::types::{ClusterId, ShardId};
 
-pub(crate) const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Grid };
+pub(crate) const PLACE: Place<'_> =
+    Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Grid, sealing: None };
 
 /// A sequence of numbers that looks random.
 #[derive(Clone, Debug)]

@@ -146,7 +146,7 @@ pub(crate) fn look<'a>(shape: &GridShape, address: u64, payload: &'a [u8]) -> Re
 }
 
 /// Seals a finished payload into `image`, a whole block that goes to [`GridShape::offset_of`] its address.
-pub fn seal(place: Place, shape: &GridShape, payload: &[u8], image: &mut [u8]) {
+pub fn seal(place: Place<'_>, shape: &GridShape, payload: &[u8], image: &mut [u8]) {
     let (header, _) = Header::read_from_prefix(payload).expect("a payload begins with a header");
     debug_assert_eq!(header.size.get() as usize, payload.len(), "it was finished");
     let offset = shape.offset_of(header.address.get());
@@ -169,7 +169,7 @@ pub enum Fault {
 /// Opens what was read from a block's place (at least the sectors of its payload) and puts the payload into `out`.
 /// On a fault `out` holds nothing.
 pub fn open(
-    place: Place,
+    place: Place<'_>,
     shape: &GridShape,
     reference: &BlockRef,
     image: &[u8],
@@ -186,36 +186,34 @@ pub fn open(
 
 /// Puts the payload together from sectors that belong to one write.
 fn gather(
-    place: Place,
+    place: Place<'_>,
     shape: &GridShape,
     address: u64,
     image: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     let offset = shape.offset_of(address);
-    let found = |index: usize| {
+    let found = |index: usize, out: &mut Vec<u8>| {
         let at = index * SECTOR;
         let bytes = image.get(at..at + SECTOR).unwrap_or(&[]);
-        match sector::open(place, offset + at as u64, bytes) {
+        match sector::open(place, offset + at as u64, bytes, out) {
             Found::Valid(stamp) if stamp.index as usize == index => Ok(stamp),
             _ => Err(Fault::Damaged),
         }
     };
-    let first = found(0)?;
-    let (header, _) = Header::read_from_prefix(image).map_err(|_| Fault::Damaged)?;
+    let first = found(0, out)?;
+    let (header, _) = Header::read_from_prefix(out).map_err(|_| Fault::Damaged)?;
     let size = header.size.get() as usize;
     if first != stamp(&header) || !(BLOCK_HEADER..=shape.payload_max()).contains(&size) {
         return Err(Fault::Another);
     }
-    let sectors = sectors_for(size);
-    for index in 1..sectors {
-        let found = found(index)?;
+    for index in 1..sectors_for(size) {
+        let found = found(index, out)?;
         if (found.op, found.view) != (first.op, first.view) {
             // Sectors of two writes: a torn one, that no checkpoint can name.
             return Err(Fault::Damaged);
         }
     }
-    sector::payloads(&image[..sectors * SECTOR]).for_each(|part| out.extend_from_slice(part));
     if out[size..].iter().any(|byte| *byte != 0) {
         return Err(Fault::Another);
     }
@@ -226,13 +224,15 @@ fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sealing::toy::Toy;
     use crate::store::sector::Zone;
     use crate::types::{ClusterId, ShardId};
     use alloc::vec;
     use proptest::prelude::*;
 
     const SHAPE: GridShape = GridShape { offset: 1 << 20, block_sectors: 3, blocks_max: 100, step: 10 };
-    const PLACE: Place = Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Grid };
+    const PLACE: Place<'_> =
+        Place { cluster: ClusterId(7), shard: ShardId(1), zone: Zone::Grid, sealing: None };
 
     fn made(address: u64, body: &[u8]) -> (BlockRef, Vec<u8>) {
         let mut payload = Vec::new();
@@ -307,6 +307,33 @@ mod tests {
         let newer = sealed(&other);
         image[SECTOR..2 * SECTOR].copy_from_slice(&newer[SECTOR..2 * SECTOR]);
         assert_eq!(open(PLACE, &SHAPE, &one, &image, &mut Vec::new()), Err(Fault::Damaged));
+    }
+
+    /// Two replicas, each with a key of its own, have one block: either gives it to the other (H42).
+    #[test]
+    fn h42_a_block_is_the_same_under_any_key_and_an_older_one_is_not_taken_for_it() {
+        let (mine, yours) = (Toy::new(1), Toy::new(2));
+        let (reference, payload) = made(5, &[3; 8000]);
+        let mut images = [vec![0; SHAPE.block_bytes()], vec![0; SHAPE.block_bytes()]];
+        let mut out = Vec::new();
+        for (key, image) in [&mine, &yours].into_iter().zip(&mut images) {
+            let place = PLACE.under(Some(key));
+            seal(place, &SHAPE, &payload, image);
+            assert_eq!(open(place, &SHAPE, &reference, image, &mut out), Ok(()));
+            assert_eq!(out, payload);
+        }
+        let [one, other] = images;
+        assert!(one[..SECTOR] != other[..SECTOR] && one[..SECTOR] != sealed(&payload)[..SECTOR]);
+        let place = PLACE.under(Some(&mine));
+        assert_eq!(open(place, &SHAPE, &reference, &other, &mut out), Err(Fault::Damaged), "another's disk");
+        let (newer, mut payload) = made(5, &[4; 8000]);
+        assert_eq!(open(place, &SHAPE, &newer, &one, &mut out), Err(Fault::Another), "rolled back");
+        // What lies there is put right from a peer's payload.
+        let mut image = one;
+        seal(place, &SHAPE, &payload, &mut image);
+        assert_eq!(open(place, &SHAPE, &newer, &image, &mut out), Ok(()));
+        payload[40] ^= 1;
+        assert_eq!(check(&SHAPE, &newer, &payload), Err(Malformed));
     }
 
     proptest! {
