@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::Mode;
 use crate::launch::Size;
-use crate::texts::At;
+use crate::texts::{At, Chain};
 
 /// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
 ///
@@ -41,6 +41,10 @@ pub enum Command {
     ReplaceReplica(Replace),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
+    /// Writes a room of a data file as a text that people read and that verifies itself.
+    Export(Export),
+    /// Checks an exported room, or the data file of a stopped replica: every link, every digest.
+    Verify(Verify),
     /// Makes a token for a user, and the line for the edge's tokens file.
     Token(Token),
     /// Measures acknowledged messages per second and their latencies.
@@ -186,6 +190,37 @@ pub struct Inspect {
     #[arg(long)]
     pub verify: bool,
     /// One JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The text is JSON lines: what room this is, a line for each message with all that its chain value is made of, and a
+/// last line with the chain value at the head and a digest of all before it. `tigerchat verify` needs nothing else.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The data file of a stopped replica, or a copy of one.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// The room's name; `tigerchat inspect FILE` lists those that there are.
+    #[arg(long)]
+    pub room: String,
+    /// Whose room.
+    #[arg(long, default_value_t = 1)]
+    pub tenant: u32,
+    /// Where the text goes; never overwritten. Without it, to standard output.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+/// Ends with 0 when all is whole, with 1 when something is not, with 2 when it is nothing that can be checked.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// What `tigerchat export` wrote, or a replica's data file (as `inspect --verify` reads it).
+    pub file: PathBuf,
+    /// The chain value that the head must have, 64 hexadecimal digits: as a client, an edge or `inspect` showed it.
+    #[arg(long)]
+    pub chain: Option<Chain>,
+    /// JSON for scripts: one object for an export.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,7 +1,7 @@
 //! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
 //!
 //! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
-//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `bench`.
+//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `export`, `verify`, `bench`.
 
 #![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
 
@@ -12,6 +12,7 @@ mod clients;
 mod corpus;
 mod dev;
 mod disk;
+mod export;
 mod inspect;
 mod launch;
 mod operator;
@@ -19,6 +20,7 @@ mod peers;
 mod reactor;
 mod standing;
 mod texts;
+mod verify;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -61,6 +63,8 @@ fn main() -> ExitCode {
             join(&args.join, |id, address| Change::Replace { lost, id, address })
         }
         Command::Inspect(args) => inspect::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Verify(args) => return verify::run(&args),
         Command::Token(args) => token(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Version => {
