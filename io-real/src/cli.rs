@@ -45,6 +45,10 @@ pub enum Command {
     Export(Export),
     /// Checks an exported room, or the data file of a stopped replica: every link, every digest.
     Verify(Verify),
+    /// Copies a shard from a replica's data file, also while the replica serves from it. Changes nothing.
+    Backup(Backup),
+    /// Makes a data file of a new cluster of a backup.
+    Restore(Restore),
     /// Makes a token for a user, and the line for the edge's tokens file.
     Token(Token),
     /// Measures acknowledged messages per second and their latencies.
@@ -223,6 +227,36 @@ pub struct Verify {
     /// JSON for scripts: one object for an export.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The backup is one moment of that replica: its newest checkpoint and the log behind it, up to what it had when the
+/// copying began. It is a folder with a digest for each file, and holds what the data file holds: guard it as well.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The data file, of a replica that runs or is stopped.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// The folder to make; never overwritten.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// Run it once for each replica of the shard, from one and the same backup and with one and the same cluster. Rooms,
+/// sequences and chains go on as they were. Clients and edges of the old cluster do not reach the new one by mistake.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The folder that `tigerchat backup` made.
+    #[arg(long)]
+    pub from: PathBuf,
+    /// The new cluster, 32 hexadecimal digits: the same for all its replicas. `new` draws one and prints it.
+    #[arg(long)]
+    pub cluster: String,
+    /// Which replica this is: one of the members that the shard had.
+    #[arg(long)]
+    pub replica: u16,
+    /// The data file to make; never overwritten.
+    #[arg(long)]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]
