@@ -70,7 +70,10 @@ pub fn run(args: &Backup) -> Result<(), String> {
     let name = args.file.display();
     let out = &args.out;
     if out.exists() {
-        return Err(format!("{}: exists already; backup never overwrites: choose another name", out.display()));
+        return Err(format!(
+            "{}: exists already; backup never overwrites: choose another name",
+            out.display()
+        ));
     }
     let mut part = out.as_os_str().to_owned();
     part.push(".part");
@@ -192,11 +195,7 @@ fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(Ab
 }
 
 /// Copies the blocks that were not copied yet; says which one is not there.
-fn copy_blocks(
-    stopped: &Stopped,
-    read: &mut ReadAt<'_>,
-    blocks: &mut Blocks,
-) -> Result<Option<u64>, String> {
+fn copy_blocks(stopped: &Stopped, read: &mut ReadAt<'_>, blocks: &mut Blocks) -> Result<Option<u64>, String> {
     if stopped.superblock.checkpoint.number == 0 {
         return Ok(None);
     }

@@ -72,10 +72,13 @@ impl Backup {
             .map_err(|error| fail("backup.json", error.to_string()))?;
         if about.tigerchat_backup != VERSION {
             let found = about.tigerchat_backup;
-            return Err(fail("backup.json", format!("expected a backup of version {VERSION}, found {found}")));
+            return Err(fail(
+                "backup.json",
+                format!("expected a backup of version {VERSION}, found {found}"),
+            ));
         }
-        let superblock = Superblock::open(&read("superblock")?)
-            .map_err(|error| fail("superblock", error.to_string()))?;
+        let superblock =
+            Superblock::open(&read("superblock")?).map_err(|error| fail("superblock", error.to_string()))?;
         launch::must_fit(&path("superblock"), &superblock.config)?;
         let checkpoint = &superblock.checkpoint;
         let said = (about.cluster.as_str(), about.checkpoint, about.checkpoint_op, about.root.as_str());

@@ -124,7 +124,8 @@ impl Reborn {
         let mut bytes = Vec::with_capacity(ENTRY_HEADER + body.len());
         bytes.extend_from_slice(renamed.as_bytes());
         bytes.extend_from_slice(body);
-        let slot = u32::try_from(header.op.get() % u64::from(layout.wal_slots)).expect("a log has fewer slots");
+        let slot =
+            u32::try_from(header.op.get() % u64::from(layout.wal_slots)).expect("a log has fewer slots");
         let offset = layout.slot_offset(slot);
         let mut image = vec![0; sectors_for(bytes.len()) * SECTOR];
         let stamp = Stamp { op: header.op.get(), view: header.view.get(), witness: 0, index: 0 };
