@@ -81,7 +81,10 @@ pub fn run(args: &Backup) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("{}: {error}", part.display());
     let _ = std::fs::remove_dir_all(&part);
     std::fs::create_dir_all(&part).map_err(fail)?;
-    let done = copy(args, &part).map_err(|error| format!("{name}: {error}")).and_then(|about| {
+    let copied = File::open(&args.file).map_err(|error| format!("can't be read: {error}")).and_then(|file| {
+        copy(&mut |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok(), &part)
+    });
+    let done = copied.map_err(|error| format!("{name}: {error}")).and_then(|about| {
         File::open(&part).and_then(|folder| folder.sync_all()).map_err(fail)?;
         std::fs::rename(&part, out).map_err(fail)?;
         Ok(about)
@@ -109,14 +112,12 @@ pub fn run(args: &Backup) -> Result<(), String> {
 }
 
 /// Copies until one moment was copied.
-fn copy(args: &Backup, part: &Path) -> Result<About, String> {
-    let file = File::open(&args.file).map_err(|error| format!("can't be read: {error}"))?;
-    let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
+fn copy(read: &mut ReadAt<'_>, part: &Path) -> Result<About, String> {
     let path = part.join("blocks");
     let blocks = File::create_new(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut blocks = Blocks { to: BufWriter::new(blocks), have: BTreeSet::new() };
     for _ in 0..TRIES {
-        match moment(&mut read, &mut blocks, part) {
+        match moment(read, &mut blocks, part) {
             Ok((about, superblock)) => {
                 finish(part, blocks, &about, &superblock)?;
                 return Ok(about);
@@ -136,13 +137,12 @@ struct Blocks {
     have: BTreeSet<(u64, Digest)>,
 }
 
-fn superblock_zone(read: &mut ReadAt<'_>) -> Result<(Vec<u8>, Superblock), String> {
+fn superblock(read: &mut ReadAt<'_>) -> Result<Superblock, String> {
     let mut zone = vec![0; SUPERBLOCK_ZONE];
     if !read(0, &mut zone) {
         return Err("expected a data file, found a shorter one".into());
     }
-    let superblock = Superblock::open(&zone).map_err(|error| error.to_string())?;
-    Ok((zone, superblock))
+    Superblock::open(&zone).map_err(|error| error.to_string())
 }
 
 /// Whether the log that one speaks of is the beginning of the other's, above the same checkpoint.
@@ -152,13 +152,12 @@ fn is_same_moment(before: &Superblock, after: &Superblock) -> bool {
 }
 
 fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(About, Superblock), Failed> {
+    let before = superblock(read)?;
     let opened = Stopped::read(read);
-    let now = superblock_zone(read)?.1;
-    let stopped = match opened {
-        Ok(stopped) if is_same_moment(&stopped.superblock, &now) => stopped,
-        Ok(_) => return Err(Failed::Moved),
-        Err(error) => return Err(Failed::For(error.to_string())),
-    };
+    if !is_same_moment(&before, &superblock(read)?) {
+        return Err(Failed::Moved);
+    }
+    let stopped = opened.map_err(|error| error.to_string())?;
     if stopped.is_state_lost() {
         return Err(Failed::For(
             "its checkpoint is not whole or is being taken over from a peer: take the file of another replica".into(),
@@ -166,8 +165,8 @@ fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(Ab
     }
     let missing = copy_blocks(&stopped, read, blocks)?;
     let (head, entries) = copy_log(&stopped, read, &part.join("log"))?;
-    let now = superblock_zone(read)?.1;
-    if !is_same_moment(&stopped.superblock, &now) {
+    let now = superblock(read)?;
+    if !is_same_moment(&before, &now) || !is_same_moment(&stopped.superblock, &now) {
         return Err(Failed::Moved);
     }
     if let Some(address) = missing {
@@ -262,5 +261,76 @@ pub fn digest_of(path: &Path) -> Result<Digest, String> {
             0 => return Ok(Digest(hash.finalize().into())),
             read => hash.update(&buffer[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+    use super::*;
+    use crate::cli::Restore;
+    use crate::dev::Dev;
+    use crate::disk::Mode;
+    use crate::restore;
+
+    /// Says so many messages, each in an op of its own.
+    fn talk(folder: &Path, messages: u32) {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let dev = Dev::start(folder, any, any, Mode::Buffered, "").expect("it starts");
+        let mut client = BufReader::new(TcpStream::connect(dev.line).expect("it listens"));
+        let mut say = |line: &str, answer: &str| {
+            client.get_mut().write_all(line.as_bytes()).expect("it reads");
+            let mut heard = String::new();
+            while !heard.contains(answer) {
+                heard.clear();
+                assert!(client.read_line(&mut heard).expect("it answers") > 0, "before {answer:?}");
+            }
+        };
+        say("join general\n", "joined general");
+        (0..messages).for_each(|number| say(&format!("send {number} it is\n"), &format!("{number} it is")));
+        dev.stop();
+    }
+
+    /// A file that goes on to its next state at each of many moments: what is copied is the one state or the other.
+    #[test]
+    fn whenever_the_replica_goes_on_a_backup_is_of_one_moment() {
+        let folder = std::env::temp_dir().join(format!("tigerchat-test-moment-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        talk(&folder, 150);
+        let (early, late) = (folder.join("early"), folder.join("replica-0.tigerchat"));
+        std::fs::copy(&late, &early).expect("room");
+        // More than a log: every slot is another one, and blocks are used again.
+        talk(&folder, 600);
+        let (early, late) = (File::open(early).expect("ours"), File::open(late).expect("ours"));
+        let count = |limit: u32, tag: &str| {
+            let (part, out) = (folder.join(format!("part-{tag}")), folder.join(format!("out-{tag}")));
+            std::fs::create_dir_all(&part).expect("room");
+            let mut reads = 0;
+            let mut read = |offset, into: &mut [u8]| {
+                reads += 1;
+                let file = if reads <= limit { &early } else { &late };
+                file.read_exact_at(into, offset).is_ok()
+            };
+            let about = copy(&mut read, &part).expect("one of the two");
+            let args = Restore { from: part.clone(), cluster: "new".into(), replica: 1, out: out.clone() };
+            restore::run(&args).expect("it is whole");
+            std::fs::remove_dir_all(part).expect("ours");
+            std::fs::remove_file(out).expect("ours");
+            (about.checkpoint, about.head, reads)
+        };
+        let of_late = count(0, "late");
+        let of_early = count(u32::MAX, "early");
+        assert!(of_early.0 < of_late.0 && of_early.1 < of_late.1, "{of_early:?}, {of_late:?}");
+        let mut again = 0;
+        for limit in (0..=of_early.2).step_by(of_early.2 as usize / 16).chain([1, of_early.2 - 1]) {
+            let found = count(limit, &limit.to_string());
+            let expected = if limit == of_early.2 { of_early } else { of_late };
+            assert_eq!((found.0, found.1), (expected.0, expected.1), "after {limit} reads");
+            again += u32::from(found.2 > of_late.2 + 1);
+        }
+        assert!(again > 3, "it had to begin again");
+        std::fs::remove_dir_all(folder).expect("ours");
     }
 }

@@ -11,8 +11,7 @@ use core::fmt;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::forest::tail::{GetBlock, with_tail};
-use super::grid::block::BlockRef;
+use super::forest::tail::{GetBlock, Made, with_tail};
 use super::layout::SECTOR;
 use super::sector::{self, Stamp, Zone, sectors_for};
 use super::superblock::{CheckpointRef, ShardConfig, Superblock};
@@ -69,7 +68,7 @@ impl Reborn {
         cluster: ClusterId,
         replica: ReplicaId,
         get: &mut GetBlock<'_>,
-    ) -> Result<(Self, Vec<(BlockRef, Vec<u8>)>), Refused> {
+    ) -> Result<(Self, Vec<Made>), Refused> {
         if cluster == old.config.cluster {
             return Err(Refused::SameCluster);
         }
@@ -152,5 +151,136 @@ impl Reborn {
         headers.reverse();
         superblock.suffix = headers;
         superblock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::chat::Limits;
+    use crate::store::layout::Layout;
+    use crate::store::slot::{self, SlotFound};
+    use crate::types::ShardId;
+    use crate::vsr::membership::Members;
+
+    const NEW: ClusterId = ClusterId(2);
+
+    fn old() -> Superblock {
+        let layout =
+            Layout { wal_slots: 32, slot_sectors: 2, block_sectors: 2, blocks_max: 64, grid_step: 8 };
+        let config = ShardConfig {
+            cluster: ClusterId(1),
+            shard: ShardId(2),
+            replica: ReplicaId(1),
+            pipeline: 8,
+            sessions: 4,
+            window: 4,
+            layout,
+            limits: Limits::tiny(),
+        };
+        let mut old = Superblock::format(config, Members::first(3, 2).unwrap());
+        (old.view, old.log_view, old.lineage) = (9, 7, 4);
+        old
+    }
+
+    /// A log of so many entries behind op 0.
+    fn log(old: &Superblock, count: u64) -> Vec<Vec<u8>> {
+        let mut before = old.config.root();
+        let one = |op: u64| {
+            let body = vec![op as u8; 10 * op as usize];
+            let header = EntryHeader {
+                parent: before.digest(),
+                body: Digest::of(&body),
+                view: (op / 8).into(),
+                op: op.into(),
+                size: ((ENTRY_HEADER + body.len()) as u32).into(),
+                ..before
+            };
+            before = header;
+            [header.as_bytes(), &body].concat()
+        };
+        (1..=count).map(one).collect()
+    }
+
+    fn begin(old: &Superblock) -> Result<Reborn, Refused> {
+        Reborn::begin(old, NEW, ReplicaId(0), &mut |_| None).map(|(reborn, _)| reborn)
+    }
+
+    #[test]
+    fn the_log_is_the_same_but_for_whose_it_is() {
+        let old = old();
+        let mut reborn = begin(&old).unwrap();
+        let mut parent = reborn.config().root().digest();
+        let place = reborn.config().place(Zone::Wal);
+        let mut headers = Vec::new();
+        for entry in log(&old, 31) {
+            let (offset, image) = reborn.entry(&entry).unwrap();
+            let (header, body) = EntryHeader::split(&entry).unwrap();
+            let mut found = Vec::new();
+            let looked = slot::examine(place, &old.config.layout, offset, &image, &mut found);
+            let SlotFound::Entry { header: renamed, witness: 0 } = looked else { panic!("{looked:?}") };
+            assert_eq!(renamed, EntryHeader { cluster: NEW.0.into(), parent, ..header });
+            assert_eq!(&found[ENTRY_HEADER..], body);
+            let of_old =
+                slot::examine(old.config.place(Zone::Wal), &old.config.layout, offset, &image, &mut found);
+            assert_eq!(of_old, SlotFound::Faulty(None), "the old cluster does not take it");
+            parent = renamed.digest();
+            headers.insert(0, renamed);
+        }
+        let new = reborn.finish();
+        assert_eq!((new.config.cluster, new.config.replica), (NEW, ReplicaId(0)));
+        assert_eq!((new.lineage, new.view, new.log_view, new.commit, new.incarnation), (5, 7, 7, 31, 0));
+        assert_eq!(new.suffix, headers[..SUFFIX_MAX]);
+        assert_eq!(Superblock::open(&new.zone()), Ok(new));
+    }
+
+    #[test]
+    fn a_log_with_anything_missing_or_foreign_is_refused() {
+        let old = old();
+        let log = log(&old, 33);
+        let refused = |order: &[usize]| {
+            let mut reborn = begin(&old).unwrap();
+            order.iter().find_map(|at| reborn.entry(&log[*at]).err())
+        };
+        assert_eq!(refused(&[0, 1, 2]), None);
+        assert_eq!(refused(&[1]), Some(Refused::Entry { expected: 1 }));
+        assert_eq!(refused(&[0, 2]), Some(Refused::Entry { expected: 2 }));
+        assert_eq!(refused(&[0, 0]), Some(Refused::Entry { expected: 2 }));
+        let all: Vec<usize> = (0..33).collect();
+        assert_eq!(refused(&all), Some(Refused::Entry { expected: 33 }), "more than a log holds");
+        for at in 0..log[3].len() {
+            let mut reborn = begin(&old).unwrap();
+            log[..3].iter().for_each(|entry| drop(reborn.entry(entry).unwrap()));
+            let mut changed = log[3].clone();
+            changed[at] ^= 1;
+            let taken = reborn.entry(&changed);
+            // A header's own digest is known from the entry behind it.
+            let next = taken.and_then(|_| reborn.entry(&log[4]));
+            assert!(next.is_err(), "byte {at}");
+        }
+        assert!(begin(&Superblock { log_view: 2, ..old.clone() }).is_ok());
+        let mut reborn = begin(&Superblock { log_view: 0, ..old.clone() }).unwrap();
+        let taken = log[..8].iter().filter(|entry| reborn.entry(entry).is_ok()).count();
+        assert_eq!(taken, 7, "an entry of a view that this replica did not know");
+    }
+
+    #[test]
+    fn what_can_be_no_new_cluster_is_refused() {
+        let old = old();
+        let begin = |old: &Superblock, cluster, replica| {
+            Reborn::begin(old, cluster, ReplicaId(replica), &mut |_| None).err()
+        };
+        assert_eq!(begin(&old, NEW, 2), None);
+        assert_eq!(begin(&old, old.config.cluster, 0), Some(Refused::SameCluster));
+        assert_eq!(begin(&old, NEW, 3), Some(Refused::NoMember));
+        let transferring = Superblock { transferring: true, ..old.clone() };
+        assert_eq!(begin(&transferring, NEW, 0), Some(Refused::Transferring));
+        let mut other = old.clone();
+        other.checkpoint.number = 1;
+        other.checkpoint.header.op = old.config.layout.interval().into();
+        other.checkpoint.root.address = 1;
+        assert_eq!(begin(&other, NEW, 0), Some(Refused::Checkpoint), "its blocks are not there");
     }
 }

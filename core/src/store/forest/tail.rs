@@ -14,6 +14,9 @@ use crate::wire::codec::Malformed;
 /// Gives the payload of a block.
 pub type GetBlock<'a> = dyn FnMut(&BlockRef) -> Option<Vec<u8>> + 'a;
 
+/// A block and its payload.
+pub type Made = (BlockRef, Vec<u8>);
+
 /// The checkpoint as it is once `change` was done to its tail, and the blocks that have to be written anew at their
 /// addresses.
 pub fn with_tail(
@@ -21,7 +24,7 @@ pub fn with_tail(
     checkpoint: Checkpoint,
     get: &mut GetBlock<'_>,
     change: &mut dyn FnMut(&mut [u8]) -> Result<(), Malformed>,
-) -> Result<(Checkpoint, Vec<(BlockRef, Vec<u8>)>), Malformed> {
+) -> Result<(Checkpoint, Vec<Made>), Malformed> {
     let grid = &shape.grid;
     let mut root = Root::decode(&body_of(grid, &checkpoint.root, Kind::Root, get)?, grid)?;
     require((root.number, root.op) == (checkpoint.number, checkpoint.op))?;
@@ -64,7 +67,7 @@ fn make(
     address: u64,
     number: u64,
     body: &[u8],
-    made: &mut Vec<(BlockRef, Vec<u8>)>,
+    made: &mut Vec<Made>,
 ) -> BlockRef {
     let mut payload = Vec::new();
     block::begin(kind, address, number, &mut payload);
