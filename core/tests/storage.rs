@@ -514,7 +514,8 @@ fn h20_a_checkpoint_that_nobody_has_whole_is_given_up_for_an_older_one() {
     cluster.crash(leads);
     cluster.crash(follows);
     let newer = cluster.outside[follows].disk.clone();
-    let log = usize::try_from(layout.slot_offset(0)).unwrap()..usize::try_from(layout.hot_size()).unwrap();
+    let log = usize::try_from(layout.slot_offset(0)).unwrap()
+        ..usize::try_from(layout.hot_size()).unwrap();
     let root = cluster.root_of(leads);
     let other = |at: &usize| newer[*at..*at + SECTOR] != older[*at..*at + SECTOR] && *at != root;
     let changed = (log.end..newer.len()).step_by(SECTOR).find(other).expect("a checkpoint has many blocks");

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -79,8 +79,13 @@ pub fn run(args: &Backup) -> Result<(), String> {
     part.push(".part");
     let part = PathBuf::from(part);
     let fail = |error: std::io::Error| format!("{}: {error}", part.display());
-    let _ = std::fs::remove_dir_all(&part);
-    std::fs::create_dir_all(&part).map_err(fail)?;
+    std::fs::create_dir(&part).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!(
+            "{}: exists already: if it is left of a backup that was interrupted, remove it",
+            part.display()
+        ),
+        _ => fail(error),
+    })?;
     let copied = File::open(&args.file).map_err(|error| format!("can't be read: {error}")).and_then(|file| {
         copy(&mut |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok(), &part)
     });

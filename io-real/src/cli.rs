@@ -42,12 +42,23 @@ pub enum Command {
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
     /// Writes a room of a data file as a text that people read and that verifies itself.
+    ///
+    /// The text is JSON lines: what room this is, a line for each message with all that its chain value is made of, and a
+    /// last line with the chain value at the head and a digest of all before it. `tigerchat verify` needs nothing else.
     Export(Export),
     /// Checks an exported room, or the data file of a stopped replica: every link, every digest.
+    ///
+    /// Ends with 0 when all is whole, with 1 when something is not, with 2 when it is nothing that can be checked.
     Verify(Verify),
     /// Copies a shard from a replica's data file, also while the replica serves from it. Changes nothing.
+    ///
+    /// The backup is one moment of that replica: its newest checkpoint and the log behind it, up to what it had when the
+    /// copying began. It is a folder with a digest for each file, and holds what the data file holds: guard it as well.
     Backup(Backup),
-    /// Makes a data file of a new cluster of a backup.
+    /// Makes a data file of a new cluster out of a backup.
+    ///
+    /// Run it once for each replica of the shard, from one and the same backup and with one and the same cluster. Rooms,
+    /// sequences and chains go on as they were. Clients and edges of the old cluster do not reach the new one by mistake.
     Restore(Restore),
     /// Makes a token for a user, and the line for the edge's tokens file.
     Token(Token),
@@ -198,8 +209,6 @@ pub struct Inspect {
     pub json: bool,
 }
 
-/// The text is JSON lines: what room this is, a line for each message with all that its chain value is made of, and a
-/// last line with the chain value at the head and a digest of all before it. `tigerchat verify` needs nothing else.
 #[derive(Debug, Args)]
 pub struct Export {
     /// The data file of a stopped replica, or a copy of one.
@@ -216,7 +225,6 @@ pub struct Export {
     pub out: Option<PathBuf>,
 }
 
-/// Ends with 0 when all is whole, with 1 when something is not, with 2 when it is nothing that can be checked.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// What `tigerchat export` wrote, or a replica's data file (as `inspect --verify` reads it).
@@ -229,8 +237,6 @@ pub struct Verify {
     pub json: bool,
 }
 
-/// The backup is one moment of that replica: its newest checkpoint and the log behind it, up to what it had when the
-/// copying began. It is a folder with a digest for each file, and holds what the data file holds: guard it as well.
 #[derive(Debug, Args)]
 pub struct Backup {
     /// The data file, of a replica that runs or is stopped.
@@ -241,8 +247,6 @@ pub struct Backup {
     pub out: PathBuf,
 }
 
-/// Run it once for each replica of the shard, from one and the same backup and with one and the same cluster. Rooms,
-/// sequences and chains go on as they were. Clients and edges of the old cluster do not reach the new one by mistake.
 #[derive(Debug, Args)]
 pub struct Restore {
     /// The folder that `tigerchat backup` made.

@@ -4,8 +4,8 @@
 //! were one**: each message is followed along the chain before its line is written, the last line comes after all of
 //! them, and a file gets its name when it is whole and on the disk.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -156,7 +156,13 @@ fn into_file<T>(out: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T, Stri
     draft.push(".part");
     let draft = PathBuf::from(draft);
     let fail = |error: std::io::Error| format!("{}: {error}", draft.display());
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(&draft).map_err(fail)?;
+    let file = File::create_new(&draft).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!(
+            "{}: exists already: if it is left of an export that was interrupted, remove it",
+            draft.display()
+        ),
+        _ => fail(error),
+    })?;
     let mut to = BufWriter::new(file);
     let done = write(&mut to).and_then(|done| {
         let file = to.into_inner().map_err(|error| fail(error.into_error()))?;

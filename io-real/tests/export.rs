@@ -133,6 +133,11 @@ fn what_can_not_be_exported(folder: &Path, file: &Path, out: &Path) {
     let before = std::fs::read(out).expect("ours");
     let exists = failed(&["--room", "general", "--out", out.to_str().expect("ours")], file);
     assert!(exists.contains("exists already") && std::fs::read(out).expect("ours") == before);
+    let part = folder.join("another.part");
+    std::fs::write(&part, "mine").expect("room");
+    let another = folder.join("another");
+    let exists = failed(&["--room", "general", "--out", another.to_str().expect("ours")], file);
+    assert!(exists.contains("interrupted") && std::fs::read(part).expect("ours") == b"mine", "{exists}");
     assert!(failed(&["--room", "general"], out).contains("found something else"));
     let nowhere = folder.join("none").join("out");
     assert!(failed(&["--room", "general", "--out", nowhere.to_str().expect("ours")], file).contains("none"));

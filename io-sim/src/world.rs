@@ -758,7 +758,11 @@ fn shard_config(shape: &Shape) -> ShardConfig {
             blocks_max: BLOCKS_MAX,
             grid_step: 16,
         },
-        limits: Limits { room_messages: shape.room_messages, keys: shape.keys, ..Limits::tiny() },
+        limits: Limits {
+            room_messages: shape.room_messages,
+            keys: shape.keys,
+            ..Limits::tiny()
+        },
     }
 }
 

@@ -183,8 +183,9 @@ impl<M: Machine> Replica<M> {
         let fetches = &self.blocks.fetches;
         let known = fetches.iter().any(|fetch| fetch.reference == reference);
         // One read of an address at a time: its token names nothing else.
-        let read =
-            |fetch: &Fetch| fetch.stage == Stage::Reading && fetch.reference.address == reference.address;
+        let read = |fetch: &Fetch| {
+            fetch.stage == Stage::Reading && fetch.reference.address == reference.address
+        };
         if known || fetches.len() >= FETCHES_MAX || fetches.iter().any(read) {
             return;
         }
@@ -214,8 +215,9 @@ impl<M: Machine> Replica<M> {
     pub(super) fn open_block(&mut self, reference: &BlockRef, read: Option<&Message>) -> Option<Vec<u8>> {
         let mut payload = self.blocks.spare.pop().unwrap_or_default();
         let (place, grid) = (self.config.place(Zone::Grid), self.config.layout.grid());
-        let opened =
-            read.is_some_and(|image| block::open(place, &grid, reference, image, &mut payload).is_ok());
+        let opened = read.is_some_and(|image| {
+            block::open(place, &grid, reference, image, &mut payload).is_ok()
+        });
         if opened {
             return Some(payload);
         }
@@ -224,8 +226,9 @@ impl<M: Machine> Replica<M> {
     }
 
     pub(super) fn on_block_read(&mut self, address: u32, read: Option<Message>, effects: &mut Effects) {
-        let asked =
-            |fetch: &Fetch| fetch.stage == Stage::Reading && fetch.reference.address == u64::from(address);
+        let asked = |fetch: &Fetch| {
+            fetch.stage == Stage::Reading && fetch.reference.address == u64::from(address)
+        };
         let Some(at) = self.blocks.fetches.iter().position(asked) else { return };
         let reference = self.blocks.fetches[at].reference;
         if let Some(payload) = self.open_block(&reference, read.as_ref()) {
@@ -279,8 +282,9 @@ impl<M: Machine> Replica<M> {
 
     /// A block that we asked a peer for; false when it is not one of those.
     pub(super) fn take_peers_block(&mut self, reference: &BlockRef, payload: &[u8]) -> bool {
-        let asked =
-            |fetch: &Fetch| fetch.reference == *reference && matches!(fetch.stage, Stage::Asking { .. });
+        let asked = |fetch: &Fetch| {
+            fetch.reference == *reference && matches!(fetch.stage, Stage::Asking { .. })
+        };
         let grid = self.config.layout.grid();
         if !self.blocks.fetches.iter().any(asked) || block::check(&grid, reference, payload).is_err() {
             return false;

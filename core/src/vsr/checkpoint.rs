@@ -188,8 +188,7 @@ impl<M: Machine> Replica<M> {
             draft.resize_to_overwrite(grid.block_bytes());
             block::seal(place, &grid, payload, draft.bytes_mut());
             let address = u32::try_from(reference.address).expect("a grid has fewer blocks");
-            let (token, offset) =
-                (Waits::BlockWritten { address }.token(), grid.offset_of(reference.address));
+            let (token, offset) = (Waits::BlockWritten { address }.token(), grid.offset_of(reference.address));
             Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: false });
             self.blocks.writing += 1;
         }

@@ -136,8 +136,7 @@ impl<M: Machine> Replica<M> {
             stage = Stage::Slots;
         }
         let (blocks, found, blank) = (VecDeque::new(), vec![SlotFound::Blank; slots], Vec::new());
-        replica.recovery =
-            Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank });
+        replica.recovery = Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank });
         replica.view_change.never_vote_in(replica.view);
         replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
@@ -167,7 +166,8 @@ impl<M: Machine> Replica<M> {
             into.resize_to_overwrite(slot_bytes);
             recovery.submitted += 1;
             recovery.in_flight += 1;
-            let slot = if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
+            let slot =
+                if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
             let (token, offset) =
                 (Waits::SlotRecovered { slot }.token(), self.config.layout.slot_offset(slot));
             Self::submit(effects, DiskOp::Read { token, offset, into });

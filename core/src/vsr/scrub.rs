@@ -72,8 +72,7 @@ impl<M: Machine> Replica<M> {
         self.scrub.next = reference.address + 1;
         // What is on its way to the disk has nothing to be read yet.
         let forest = self.machine.forest();
-        Some(reference)
-            .filter(|reference| forest.under_way(reference).is_none() && forest.refers_to(reference))
+        Some(reference).filter(|reference| forest.under_way(reference).is_none() && forest.refers_to(reference))
     }
 
     /// The block came, from whom ever, or nobody has it.

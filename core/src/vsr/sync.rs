@@ -91,9 +91,7 @@ enum PartStage {
     /// From our own disk.
     Reading,
     /// Not on our own disk: from the peer.
-    Missing {
-        asked: bool,
-    },
+    Missing { asked: bool },
     Here(Vec<u8>),
 }
 
@@ -204,8 +202,9 @@ impl<M: Machine> Replica<M> {
             return;
         }
         let grid = self.config.layout.grid();
-        let wanted =
-            |part: &&mut Part| part.reference == reference && matches!(part.stage, PartStage::Missing { .. });
+        let wanted = |part: &&mut Part| {
+            part.reference == reference && matches!(part.stage, PartStage::Missing { .. })
+        };
         let Some(sync) = &mut self.sync else { return self.ignore(Ignored::NotNow) };
         let Some(part) = sync.parts.iter_mut().find(wanted) else { return self.ignore(Ignored::NotNow) };
         if !grid.holds(reference.address) || block::check(&grid, &reference, payload).is_err() {
@@ -290,8 +289,7 @@ impl<M: Machine> Replica<M> {
         self.reads.clear();
         let shape = self.machine.forest().shape().clone();
         let Some(sync) = &mut self.sync else { return };
-        let checkpoint =
-            sync.target.and_then(|target| target.checkpoint()).expect("an offer is a checkpoint");
+        let checkpoint = sync.target.and_then(|target| target.checkpoint()).expect("an offer is a checkpoint");
         sync.opening = Some(Opening::new(shape, checkpoint));
         sync.stage = Stage::Opening;
         self.take_parts(effects);

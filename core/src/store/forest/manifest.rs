@@ -116,23 +116,14 @@ impl Manifest {
         let pending = keys(&mut fields, shape)?;
         require(pending.is_sorted_by(|one, next| one < next))?;
         let done = keys(&mut fields, shape)?;
-        let (wipe, wipe_again, full, high_water) = (fields.u64()?, fields.u8()?, fields.u8()?, fields.u64()?);
+        let (wipe, wipe_again, full, high_water) =
+            (fields.u64()?, fields.u8()?, fields.u8()?, fields.u64()?);
         require(wipe_again <= 1 && full <= 1 && high_water <= shape.grid.blocks_max)?;
         let tree = Tree::decode(&mut fields, &shape.grid)?;
         let pages = PageLog::decode(&mut fields, &shape.grid)?;
         let tail = fields.long()?.to_vec();
         fields.finish()?;
-        Ok(Self {
-            pending,
-            done,
-            wipe,
-            wipe_again: wipe_again == 1,
-            full: full == 1,
-            high_water,
-            tree,
-            pages,
-            tail,
-        })
+        Ok(Self { pending, done, wipe, wipe_again: wipe_again == 1, full: full == 1, high_water, tree, pages, tail })
     }
 }
 

@@ -413,11 +413,7 @@ impl Forest {
     /// Whether a block is still referred to.
     #[must_use]
     pub fn refers_to(&self, reference: &BlockRef) -> bool {
-        self.trailer
-            .iter()
-            .chain(self.tree.references())
-            .chain(self.log.references())
-            .any(|one| one == reference)
+        self.trailer.iter().chain(self.tree.references()).chain(self.log.references()).any(|one| one == reference)
     }
 
     /// Blocks that the work of the next checkpoint takes at most when its interval brings so many bytes of records.
