@@ -217,6 +217,10 @@ fn what_is_refused(folder: &Path, backup: &Path, old: &Path) {
 
     let exists = refused(&["backup", "--file", text(old), "--out", text(backup)]);
     assert!(exists.contains("exists already"), "{exists}");
+    let part = folder.join("another.part");
+    std::fs::create_dir(&part).expect("room");
+    let exists = refused(&["backup", "--file", text(old), "--out", text(&folder.join("another"))]);
+    assert!(exists.contains("interrupted") && part.exists(), "{exists}");
     let exists = refused(&[
         "restore",
         "--from",
