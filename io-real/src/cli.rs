@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::disk::Mode;
 use crate::launch::Size;
-use crate::texts::At;
+use crate::texts::{At, Chain};
 
 /// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
 ///
@@ -43,6 +43,25 @@ pub enum Command {
     Inspect(Inspect),
     /// Makes a file with a new master key, for `format --key`. Never overwrites.
     Key(Key),
+    /// Writes a room of a data file as a text that people read and that verifies itself.
+    ///
+    /// The text is JSON lines: what room this is, a line for each message with all that its chain value is made of, and a
+    /// last line with the chain value at the head and a digest of all before it. `tigerchat verify` needs nothing else.
+    Export(Export),
+    /// Checks an exported room, or the data file of a stopped replica: every link, every digest.
+    ///
+    /// Ends with 0 when all is whole, with 1 when something is not, with 2 when it is nothing that can be checked.
+    Verify(Verify),
+    /// Copies a shard from a replica's data file, also while the replica serves from it. Changes nothing.
+    ///
+    /// The backup is one moment of that replica: its newest checkpoint and the log behind it, up to what it had when the
+    /// copying began. It is a folder with a digest for each file, and holds what the data file holds: guard it as well.
+    Backup(Backup),
+    /// Makes a data file of a new cluster out of a backup.
+    ///
+    /// Run it once for each replica of the shard, from one and the same backup and with one and the same cluster. Rooms,
+    /// sequences and chains go on as they were. Clients and edges of the old cluster do not reach the new one by mistake.
+    Restore(Restore),
     /// Makes a token for a user, and the line for the edge's tokens file.
     Token(Token),
     /// Measures acknowledged messages per second and their latencies.
@@ -206,6 +225,66 @@ pub struct Inspect {
 pub struct Key {
     /// The file to make. Only its owner may read it.
     pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The data file of a stopped replica, or a copy of one.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// The room's name; `tigerchat inspect FILE` lists those that there are.
+    #[arg(long)]
+    pub room: String,
+    /// Whose room.
+    #[arg(long, default_value_t = 1)]
+    pub tenant: u32,
+    /// Where the text goes; never overwritten. Without it, to standard output.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// The file with the master key, if the data file is sealed. The export is not.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// What `tigerchat export` wrote, or a replica's data file (as `inspect --verify` reads it).
+    pub file: PathBuf,
+    /// The chain value that the head must have, 64 hexadecimal digits: as a client, an edge or `inspect` showed it.
+    #[arg(long)]
+    pub chain: Option<Chain>,
+    /// The file with the master key, if it is a data file that is sealed.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
+    /// JSON for scripts: one object for an export.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The data file, of a replica that runs or is stopped.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// The folder to make; never overwritten.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The folder that `tigerchat backup` made.
+    #[arg(long)]
+    pub from: PathBuf,
+    /// The new cluster, 32 hexadecimal digits: the same for all its replicas. `new` draws one and prints it.
+    #[arg(long)]
+    pub cluster: String,
+    /// Which replica this is: one of the members that the shard had.
+    #[arg(long)]
+    pub replica: u16,
+    /// The data file to make; never overwritten.
+    #[arg(long)]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -116,7 +116,8 @@ pub fn format(path: &Path, superblock_zone: &[u8], hot_size: u64) -> Result<(), 
         .map_err(|error| fail("its folder can't be flushed", error))
 }
 
-fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
+/// Takes the room from one offset to another on the disk.
+pub fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
     retry_on_intr(|| fallocate(file, FallocateFlags::empty(), from, to - from)).map_err(io::Error::from)
 }
 

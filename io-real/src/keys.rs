@@ -5,13 +5,13 @@
 
 use std::fmt;
 use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
-use tigerchat_core::store::layout::PAYLOAD;
+use tigerchat_core::store::layout::{PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::sealing::{
     BOUND, Envelope, KeyId, SALT, Sealer, Sealing, SectorKey, TAG, WrongKey,
 };
@@ -137,6 +137,15 @@ pub fn sealer(superblock: &Superblock, key: Option<&MasterKey>) -> Result<Sealer
         }
         (Some(envelope), Some(key)) => Ok(Some(Arc::new(key.unwrap(envelope, &superblock.config)?))),
     }
+}
+
+/// The same of a file that was opened, with the file that the key is in.
+pub fn of_file(file: &std::fs::File, key: Option<&Path>) -> Result<Sealer, String> {
+    let mut zone = vec![0; SUPERBLOCK_ZONE];
+    file.read_exact_at(&mut zone, 0).map_err(|error| format!("its superblock can't be read: {error}"))?;
+    let superblock = Superblock::open(&zone).map_err(|error| error.to_string())?;
+    let key = key.map(MasterKey::read).transpose()?;
+    sealer(&superblock, key.as_ref())
 }
 
 fn parse(line: &str) -> Option<[u8; KEY]> {

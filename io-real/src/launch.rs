@@ -61,7 +61,7 @@ pub fn shard_config(cluster: ClusterId, replica: ReplicaId, size: Size) -> Shard
 }
 
 /// Whether a shard's state can be kept in such a file.
-fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
+pub fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
     let ShardConfig { limits, layout, .. } = config;
     if shape_is_sane(limits, layout) {
         return Ok(());

@@ -1,10 +1,11 @@
 //! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
 //!
 //! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
-//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `bench`.
+//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `export`, `verify`, `backup`, `restore`, `bench`.
 
 #![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
 
+mod backup;
 mod bench;
 mod cli;
 mod clients;
@@ -12,14 +13,17 @@ mod clients;
 mod corpus;
 mod dev;
 mod disk;
+mod export;
 mod inspect;
 mod keys;
 mod launch;
 mod operator;
 mod peers;
 mod reactor;
+mod restore;
 mod standing;
 mod texts;
+mod verify;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -65,6 +69,10 @@ fn main() -> ExitCode {
         }
         Command::Inspect(args) => inspect::run(&args),
         Command::Key(args) => key(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Verify(args) => return verify::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Token(args) => token(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Version => {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use tigerchat_core::chat::is_user_name;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::types::{ClusterId, TenantId};
+use tigerchat_core::wire::entry::Digest;
 
 /// A replica's address, with its id unless that is its place in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,19 @@ pub fn parse_cluster(text: &str) -> Result<ClusterId, String> {
             "expected a cluster of 32 hexadecimal digits, as `format --cluster new` prints it, found {text:?}"
         )
     })
+}
+
+/// A chain value that somebody wrote down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain(pub Digest);
+
+impl FromStr for Chain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected a chain value of 64 hexadecimal digits, found {text:?}");
+        parse_hex(text).map(|bytes| Self(Digest(bytes))).ok_or_else(expected)
+    }
 }
 
 /// Lines of `USER SHA256`; blank ones and those that begin with # are stepped over. An error has the number of its

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::rooms::RoomId;
 use super::{Chat, answer, history};
 use crate::store::history::reader::{Blocks, Direction, Ended, Page};
-use crate::store::history::record::Record;
+use crate::store::history::record::{Record, State};
 use crate::types::TenantId;
 use crate::vsr::machine::Unanswered;
 use crate::wire::chat::MessageEvent;
@@ -70,9 +70,25 @@ impl Chat {
         blocks: &mut dyn Blocks,
         sink: &mut dyn FnMut(MessageEvent<'_>),
     ) -> Result<(), Unanswered> {
+        self.linked_messages(tenant, name, blocks, &mut |message, _| sink(message))
+    }
+
+    /// The same, and of an erased message the digest of its content: what its chain value is verified by.
+    pub fn linked_messages(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        blocks: &mut dyn Blocks,
+        sink: &mut dyn FnMut(MessageEvent<'_>, Option<Digest>),
+    ) -> Result<(), Unanswered> {
         let Some(id) = self.rooms.find(tenant, name) else { return Ok(()) };
         self.records(id, self.forest.first(id), self.rooms.get(id).head, blocks, &mut |record| {
-            history::event(&self.rooms, record).map(&mut *sink)
+            let erased = match record.state {
+                State::Erased => Some(Digest(record.content.try_into().map_err(|_| Malformed)?)),
+                State::Whole | State::Anchor => None,
+            };
+            sink(history::event(&self.rooms, record)?, erased);
+            Ok(())
         })
     }
 

@@ -11,6 +11,7 @@ mod answer;
 pub mod chain;
 mod checkpoint;
 mod dedup;
+pub mod export;
 mod history;
 mod index;
 mod inspect;

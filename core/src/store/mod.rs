@@ -9,6 +9,7 @@ pub mod grid;
 pub mod history;
 pub mod layout;
 pub mod pages;
+pub mod reborn;
 pub mod sealing;
 pub mod sector;
 pub mod slot;

@@ -19,9 +19,10 @@ use crate::store::grid::GridShape;
 use crate::store::grid::block::{self, BlockRef, Fault};
 use crate::store::grid::cache::Cache;
 use crate::store::history::reader::Blocks;
-use crate::store::layout::SUPERBLOCK_ZONE;
+use crate::store::layout::{SECTOR, SUPERBLOCK_ZONE};
 use crate::store::sealing::{self, Sealer, Sealing};
 use crate::store::sector::{Place, Zone};
+use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, ShardConfig, Superblock};
 use crate::types::Now;
 use crate::wire::entry::{Digest, EntryHeader};
@@ -105,6 +106,24 @@ impl Stopped {
     /// The entries of the log above the checkpoint, ascending: headers, digests, and whether each is whole here.
     pub fn log(&self) -> impl Iterator<Item = (EntryHeader, Digest, bool)> + '_ {
         self.replica.log_above(self.superblock.checkpoint.op())
+    }
+
+    /// An entry of [`Self::log`], read from the file now.
+    #[must_use]
+    pub fn entry(&self, header: &EntryHeader, read: &mut ReadAt<'_>) -> Option<Vec<u8>> {
+        let config = &self.superblock.config;
+        let layout = &config.layout;
+        let slot = u32::try_from(header.op.get() % u64::from(layout.wal_slots)).ok()?;
+        let offset = layout.slot_offset(slot);
+        let mut bytes = vec![0; layout.slot_sectors as usize * SECTOR];
+        if !read(offset, &mut bytes) {
+            return None;
+        }
+        let mut entry = Vec::new();
+        match slot::examine(config.place(Zone::Wal), layout, offset, &bytes, &mut entry) {
+            SlotFound::Entry { header: found, .. } if found == *header => Some(entry),
+            _ => None,
+        }
     }
 
     /// Whether the checkpoint that the superblock names is not whole here: its state has to come from peers.

@@ -19,6 +19,7 @@
 mod erasure;
 mod manifest;
 mod opening;
+pub mod tail;
 mod work;
 
 use alloc::vec;
