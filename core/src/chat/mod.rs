@@ -4,7 +4,7 @@
 //! error leaves the state as it was (I24), and time is the op's timestamp plus the command's index. Once warm the
 //! machine takes no memory: every table has its size from [`Limits`].
 //!
-//! What is looked up all the time is in memory in a form of its own ([`Rooms`], [`Dedup`], [`Presence`]); all of it is
+//! What is looked up all the time is in memory in a form of its own (`Rooms`, `Dedup`, `Presence`); all of it is
 //! also in the [`Forest`], row by row, and messages are there alone.
 
 mod answer;
