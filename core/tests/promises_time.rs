@@ -72,3 +72,37 @@ fn a_read_whose_question_is_lost_is_asked_again_with_each_heartbeat() {
     assert_eq!(again, heartbeats);
     assert!(again.len() > 3, "{again:?}");
 }
+
+/// A read that comes while an older one's question is under way needs a question of its own: what the others say to
+/// the first they may have said before the second came.
+#[test]
+fn h48_a_read_is_not_answered_by_a_question_that_was_asked_before_it_came() {
+    let mut cluster = Cluster::new(3);
+    cluster.pass(Duration::from_millis(200));
+    let ask = |cluster: &mut Cluster, nonce: u64| {
+        let mut frame = Frame { header: FrameHeader::new(Command::Query, CLUSTER, SHARD), payload: None };
+        (frame.header.flags, frame.header.nonce) = (1.into(), u128::from(nonce).into());
+        frame.seal(Address::Edge(EDGE), replica(0), 1, 9_000 + nonce);
+        cluster.deliver(Address::Edge(EDGE), replica(0), frame);
+    };
+    let answered = |cluster: &Cluster| {
+        let answers = cluster.to_edge.iter().filter(|frame| frame.header.command() == Command::Answer);
+        answers.map(|frame| frame.header.nonce.get()).collect::<Vec<_>>()
+    };
+    cluster.to_edge.clear();
+    ask(&mut cluster, 1);
+    // The question reaches the others, and before their answers come there is a second read.
+    cluster.collect().into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    ask(&mut cluster, 2);
+    cluster.collect().into_iter().for_each(|(from, to, frame)| cluster.deliver(from, to, frame));
+    cluster.collect().into_iter().for_each(|(from, to, frame)| {
+        if matches!(to, Address::Edge(_)) {
+            cluster.deliver(from, to, frame);
+        } else {
+            cluster.wire.push_back((from, to, frame));
+        }
+    });
+    assert_eq!(answered(&cluster), [1], "the second waits for an answer to a question of its own");
+    cluster.settle();
+    assert_eq!(answered(&cluster), [1, 2]);
+}

@@ -139,6 +139,8 @@ impl<M: Machine> Replica<M> {
         if self.reads.waiting.is_empty() || !self.is_primary() {
             return;
         }
+        // Before the next round begins: where reads come all the time there always is a next one to begin.
+        self.answer_confirmed(effects);
         let under_way = self.reads.asked.is_some() && !self.round_is_confirmed();
         let wanted = self.reads.waiting.iter().any(|read| read.round > self.reads.round);
         if wanted && !under_way {
