@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
+use io_sim::recipe::OFF;
 use io_sim::spectator::Sight;
 use io_sim::{Fate, Plan, Recipe, RunReport, run};
 use tigerchat_core::wire::frame::Command;
@@ -96,4 +97,18 @@ fn trouble_that_a_recipe_leaves_out_does_not_happen() {
     assert_eq!(of(&watched(&recipe).1), [2]);
     recipe.troubles = Some([].into());
     assert!(of(&watched(&recipe).1).is_empty());
+}
+
+/// What lies on the disks is no part of what happens: a sealed world is the same world.
+#[test]
+fn sealing_changes_no_event_of_a_world() {
+    let off = OFF.iter().position(|switch| switch.name == "sealed").expect("a switch");
+    let sealed = (0..60).map(|seed| Recipe::of(&Plan::STORAGE, seed));
+    let sealed: Vec<Recipe> = sealed.filter(|recipe| recipe.drawn().shape.sealed).take(4).collect();
+    assert_eq!(sealed.len(), 4, "a share of the worlds is sealed");
+    for recipe in sealed {
+        let plain = Recipe { off: [off].into(), ..recipe.clone() };
+        assert!(!plain.drawn().shape.sealed);
+        assert_eq!(watched(&recipe).0.digest, watched(&plain).0.digest, "{recipe}");
+    }
 }
