@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
+use tigerchat_core::io::DiskOp;
 use tigerchat_core::store::grid::block::{BlockRef, Kind};
+use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::marks::Mark;
@@ -211,4 +213,45 @@ fn h35_with_retention_a_small_grid_never_fills_up() {
     assert_eq!((head.first, head.head), (881, 900));
     let gone = ask(&mut cluster, 2, 1, 5).expect("an answer").0;
     assert_eq!(gone.error, Some(ErrorCode::PositionGone));
+}
+
+/// All blocks of a peer's checkpoint are here and the superblock is about to name it, when the peer says that it has a
+/// newer one. (Found by the simulator: seed 70477.)
+#[test]
+fn h37_a_transfer_that_is_whole_does_not_begin_anew() {
+    let mut cluster = ready(3, 2);
+    cluster.crash(2);
+    cluster.pass(Duration::from_millis(200));
+    for number in 3..=60 {
+        cluster.publish(number).expect("two are a quorum");
+    }
+    cluster.start(2);
+    let names_it =
+        |op: &DiskOp| matches!(op, DiskOp::Write { offset, .. } if *offset < SUPERBLOCK_ZONE as u64);
+    let mut interrupted = 0;
+    for _ in 0..20_000 {
+        for (from, to, frame) in cluster.collect() {
+            cluster.deliver(from, to, frame);
+        }
+        if cluster.view(2).state_lost && cluster.outside[2].submitted.iter().any(names_it) {
+            for from in [0, 1] {
+                cluster.forge(from, 2, Command::Block, |frame| {
+                    frame.header.flags = 1.into();
+                    frame.header.op = 1_000.into();
+                });
+            }
+            interrupted += 1;
+        }
+        if !(0..3).any(|at| cluster.complete_one(at)) {
+            cluster.only_time(Duration::from_millis(1));
+        }
+        let view = cluster.view(2);
+        assert!(view.checkpoint <= view.commit, "what is named is what is executed: {view:?}");
+        if view.commit > 56 {
+            break;
+        }
+    }
+    assert!(interrupted > 0, "there was such a moment");
+    cluster.pass(LONG);
+    assert_eq!(cluster.state(2), cluster.state(0));
 }

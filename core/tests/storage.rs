@@ -465,7 +465,7 @@ fn a_state_transfer_goes_on_where_a_crash_ended_it() {
         blocks
     };
     let all = blocks_until_whole(None);
-    assert!(all >= 20, "a state of many blocks: {all}");
+    assert!(all >= 15, "a state of many blocks: {all}");
     for crash_after in 4..all {
         // The answer to the first question says what there is; and the answers to the last one, for eight blocks at most,
         // may have been on the wire.
