@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
-use tigerchat_core::io::DiskOp;
+use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::store::grid::block::{BlockRef, Kind};
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::types::{Address, TenantId};
@@ -64,9 +64,7 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
 }
 
 fn references(cluster: &Cluster, at: usize) -> Vec<BlockRef> {
-    let mut all = Vec::with_capacity(1_024);
-    cluster.replica(at).machine().forest().references_from(1, &mut all);
-    all
+    cluster.replica(at).machine().forest().references_from(1, 1_024)
 }
 
 fn damage(cluster: &mut Cluster, at: usize, block: &BlockRef) {
@@ -254,4 +252,47 @@ fn h37_a_transfer_that_is_whole_does_not_begin_anew() {
     assert!(interrupted > 0, "there was such a moment");
     cluster.pass(LONG);
     assert_eq!(cluster.state(2), cluster.state(0));
+}
+
+/// Alone there is nobody to have a block from: a merge that needs a damaged one ends the replica with the reason, before
+/// the log fills up and all stands still.
+#[test]
+fn h34_a_replica_that_is_alone_says_that_its_history_is_damaged() {
+    let mut cluster = ready(1, 120);
+    let all = references(&cluster, 0);
+    cluster.crash(0);
+    for block in &all {
+        if kind_of(&cluster, 0, block) == Kind::Records as u8 {
+            damage(&mut cluster, 0, block);
+        }
+    }
+    cluster.start(0);
+    cluster.pass(LONG);
+    cluster.register();
+    cluster.number = cluster.replica(0).sessions().iter().map(|session| session.number).max().unwrap_or(0);
+    for number in 121..=200 {
+        if cluster.outside[0].stopped.is_some() {
+            break;
+        }
+        cluster.publish(number);
+    }
+    assert_eq!(cluster.outside[0].stopped, Some(Fatal::CheckpointLost));
+}
+
+/// Pages that are asked for again stay in memory, however much is scrubbed meanwhile.
+#[test]
+fn scrubbing_drives_nothing_out_of_the_cache() {
+    let mut cluster = ready(3, 120);
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.pass(LONG);
+    assert!(ask(&mut cluster, 1, 1, 10).is_some());
+    cluster.pass(LONG * 20);
+    assert!(cluster.replica(1).scrubbed().cycles > 0, "all was read meanwhile");
+    for block in references(&cluster, 1) {
+        damage(&mut cluster, 1, &block);
+    }
+    // Nobody can be asked, so it is from memory or not at all.
+    cluster.lost.push(Command::RequestBlocks);
+    assert_eq!(ask(&mut cluster, 1, 1, 10).expect("an answer").1, numbers(1..=10));
 }

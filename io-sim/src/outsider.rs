@@ -120,7 +120,7 @@ impl World<'_> {
     fn say_forged(&mut self, place: Place, trick: Trick, bytes: Bytes) {
         let before = self.view_of(place);
         let command = FrameHeader::ref_from_prefix(&bytes).map(|(header, _)| header.command);
-        let of_blocks = [Command::RequestBlocks, Command::Block].map(|command| command as u8);
+        let of_blocks = [Command::RequestBlocks, Command::Block, Command::Query].map(|command| command as u8);
         let of_blocks = command.is_ok_and(|command| of_blocks.contains(&command));
         self.processes[place].inbox.push(Inbound::Frame { from: place, bytes });
         let acts = self.processes[place].turn(self.now);

@@ -151,7 +151,6 @@ impl Blocks {
 
     fn put(&mut self, reference: BlockRef, payload: Vec<u8>, repairs: bool) {
         self.fetches.retain(|fetch| fetch.reference != reference);
-        self.cache.put(reference, &payload);
         self.here.push(Here { reference, payload, repairs });
     }
 }
@@ -159,15 +158,11 @@ impl Blocks {
 impl<M: Machine> Replica<M> {
     /// The payload of a block that somebody refers to now; when it is nowhere in memory, it is fetched.
     pub(super) fn take_block(&mut self, reference: &BlockRef, effects: &mut Effects) -> Option<Vec<u8>> {
-        let blocks = &mut self.blocks;
-        let at = blocks.here.iter().position(|here| here.reference == *reference);
-        if let Some(at) = at {
-            let Here { payload, repairs, .. } = blocks.here.swap_remove(at);
-            if repairs {
-                self.repair_block(reference, &payload, effects);
-            }
+        if let Some(payload) = self.take_here(reference, effects) {
+            self.blocks.cache.put(*reference, &payload);
             return Some(payload);
         }
+        let blocks = &mut self.blocks;
         let under_way = self.machine.forest().under_way(reference);
         let Some(found) = under_way.or_else(|| blocks.cache.get(reference)) else {
             self.fetch(*reference, effects);
@@ -175,6 +170,16 @@ impl<M: Machine> Replica<M> {
         };
         let mut payload = blocks.spare.pop().unwrap_or_default();
         payload.extend_from_slice(found);
+        Some(payload)
+    }
+
+    /// The same of one that came in this turn, and past the cache: scrubbing must not drive out what is asked for.
+    pub(super) fn take_here(&mut self, reference: &BlockRef, effects: &mut Effects) -> Option<Vec<u8>> {
+        let at = self.blocks.here.iter().position(|here| here.reference == *reference)?;
+        let Here { payload, repairs, .. } = self.blocks.here.swap_remove(at);
+        if repairs {
+            self.repair_block(reference, &payload, effects);
+        }
         Some(payload)
     }
 
@@ -324,7 +329,7 @@ impl<M: Machine> Replica<M> {
         self.blocks.repairs -= 1;
     }
 
-    /// What came in this turn and was not taken is in the cache, if anywhere; what nobody has is forgotten, so that who
+    /// What came in this turn and was not taken is of no use; what nobody has is forgotten, so that who
     /// still wants it asks anew.
     pub(super) fn blocks_turn_ended(&mut self) {
         while let Some(here) = self.blocks.here.pop() {

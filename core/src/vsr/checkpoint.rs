@@ -167,6 +167,10 @@ impl<M: Machine> Replica<M> {
         wanted.clear();
         wanted.extend(self.machine.forest().wanted());
         for reference in &wanted {
+            if self.blocks.is_lost(reference) && self.is_alone() {
+                // Better an end that says why than a log that fills up and stands still.
+                return effects.push(Effect::Stop(Fatal::CheckpointLost));
+            }
             if self.blocks.is_lost(reference) {
                 self.checkpointing.stuck = true;
                 self.mark(Mark::CheckpointStuck);

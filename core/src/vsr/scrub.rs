@@ -14,13 +14,15 @@ use super::replica::{Replica, Timer};
 use crate::io::Effects;
 use crate::store::grid::block::BlockRef;
 
-/// Blocks whose names are looked up at a time: that goes through all references.
+/// Blocks whose names are looked up at a time, and anew after each checkpoint: that goes through all references.
 const AHEAD: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Scrub {
     /// The next ones, the next of all last.
     ahead: Vec<BlockRef>,
+    /// They were referred to as the forest was at this generation.
+    generation: u64,
     /// All before this address were read in this cycle.
     next: u64,
     reading: Option<BlockRef>,
@@ -37,7 +39,15 @@ pub struct Scrubbed {
 
 impl Scrub {
     pub(super) fn new() -> Self {
-        Self { ahead: Vec::new(), next: 1, reading: None, counts: Scrubbed::default() }
+        Self { ahead: Vec::new(), generation: 0, next: 1, reading: None, counts: Scrubbed::default() }
+    }
+}
+
+impl Scrub {
+    /// Another forest took the place of the one whose blocks these are.
+    pub(super) fn forget(&mut self) {
+        (self.next, self.reading) = (1, None);
+        self.ahead.clear();
     }
 }
 
@@ -59,10 +69,11 @@ impl<M: Machine> Replica<M> {
     }
 
     fn next_to_scrub(&mut self) -> Option<BlockRef> {
-        if self.scrub.ahead.is_empty() {
-            self.scrub.ahead.reserve_exact(AHEAD);
-            self.machine.forest().references_from(self.scrub.next, &mut self.scrub.ahead);
+        let forest = self.machine.forest();
+        if self.scrub.ahead.is_empty() || self.scrub.generation != forest.generation() {
+            self.scrub.ahead = forest.references_from(self.scrub.next, AHEAD);
             self.scrub.ahead.reverse();
+            self.scrub.generation = forest.generation();
         }
         let Some(reference) = self.scrub.ahead.pop() else {
             self.scrub.counts.cycles += u64::from(self.scrub.next > 1);
@@ -71,9 +82,7 @@ impl<M: Machine> Replica<M> {
         };
         self.scrub.next = reference.address + 1;
         // What is on its way to the disk has nothing to be read yet.
-        let forest = self.machine.forest();
-        Some(reference)
-            .filter(|reference| forest.under_way(reference).is_none() && forest.refers_to(reference))
+        Some(reference).filter(|reference| forest.under_way(reference).is_none())
     }
 
     /// The block came, from whom ever, or nobody has it.
@@ -81,8 +90,9 @@ impl<M: Machine> Replica<M> {
         let Some(reference) = self.scrub.reading else { return };
         if self.blocks.is_here(&reference) {
             self.scrub.counts.blocks += 1;
-            if self.machine.forest().refers_to(&reference) && !self.state_lost {
-                let payload = self.take_block(&reference, effects);
+            let is_referred_to = self.scrub.generation == self.machine.forest().generation();
+            if is_referred_to && !self.state_lost {
+                let payload = self.take_here(&reference, effects);
                 payload.into_iter().for_each(|payload| self.blocks.recycle(payload));
             } else {
                 self.mark(Mark::ScrubOvertaken);

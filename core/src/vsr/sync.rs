@@ -291,6 +291,7 @@ impl<M: Machine> Replica<M> {
         self.state_lost = true;
         self.forget_checkpoint();
         self.blocks.forget();
+        self.scrub.forget();
         self.reads.clear();
         let shape = self.machine.forest().shape().clone();
         let Some(sync) = &mut self.sync else { return };

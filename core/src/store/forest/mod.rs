@@ -22,6 +22,7 @@ mod opening;
 pub mod tail;
 mod work;
 
+use alloc::collections::BinaryHeap;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -136,6 +137,8 @@ pub struct Forest {
     wipe: u64,
     /// Something was erased since the wipe began: another one follows.
     wipe_again: bool,
+    /// See [`Self::generation`].
+    generation: u64,
     /// The highest block that ever held anything.
     high_water: u64,
     /// The interval that goes on now had no room to grow as it began.
@@ -201,6 +204,7 @@ impl Forest {
             work: None,
             wipe: 0,
             wipe_again: false,
+            generation: 0,
             high_water: 0,
             full: false,
             shape,
@@ -393,31 +397,27 @@ impl Forest {
         self.trailer.iter().chain(self.tree.references()).chain(self.log.references())
     }
 
-    /// The next blocks by address, from `from` on, of those that readers and the next checkpoint may need: for
-    /// scrubbing, at any time. At most as many as `into` has room for.
-    pub fn references_from(&self, from: u64, into: &mut Vec<BlockRef>) {
-        into.clear();
+    /// The next `limit` blocks by address, from `from` on, of those that readers and the next checkpoint may need: for
+    /// scrubbing, at any time. They are as long as the [generation](Self::generation) stays.
+    #[must_use]
+    pub fn references_from(&self, from: u64, limit: usize) -> Vec<BlockRef> {
+        let mut lowest = BinaryHeap::with_capacity(limit + 1);
         let all = self.trailer.iter().chain(self.tree.references()).chain(self.log.references());
         for reference in all.filter(|reference| reference.address >= from) {
-            if into.len() < into.capacity() {
-                into.push(*reference);
-            } else if let Some(highest) = into.iter_mut().max_by_key(|one| one.address)
-                && reference.address < highest.address
-            {
-                *highest = *reference;
+            if lowest.len() < limit || lowest.peek().is_some_and(|highest| *reference < *highest) {
+                lowest.push(*reference);
+            }
+            if lowest.len() > limit {
+                lowest.pop();
             }
         }
-        into.sort_unstable();
+        lowest.into_sorted_vec()
     }
 
-    /// Whether a block is still referred to.
+    /// Goes up whenever a block is not referred to any more.
     #[must_use]
-    pub fn refers_to(&self, reference: &BlockRef) -> bool {
-        self.trailer
-            .iter()
-            .chain(self.tree.references())
-            .chain(self.log.references())
-            .any(|one| one == reference)
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Blocks that the work of the next checkpoint takes at most when its interval brings so many bytes of records.

@@ -288,6 +288,7 @@ impl Forest {
         let run = (!run.entries.is_empty()).then_some(run);
         self.tree.install(run, &work.positions, work.dropped, &mut self.writer);
         self.log.install(&mut self.writer);
+        self.generation += 1;
         self.erasures.done.append(&mut work.erased);
         for reference in self.trailer.drain(..) {
             self.writer.release(&reference);
