@@ -278,21 +278,3 @@ fn h34_a_replica_that_is_alone_says_that_its_history_is_damaged() {
     }
     assert_eq!(cluster.outside[0].stopped, Some(Fatal::CheckpointLost));
 }
-
-/// Pages that are asked for again stay in memory, however much is scrubbed meanwhile.
-#[test]
-fn scrubbing_drives_nothing_out_of_the_cache() {
-    let mut cluster = ready(3, 120);
-    cluster.crash(1);
-    cluster.start(1);
-    cluster.pass(LONG);
-    assert!(ask(&mut cluster, 1, 1, 10).is_some());
-    cluster.pass(LONG * 20);
-    assert!(cluster.replica(1).scrubbed().cycles > 0, "all was read meanwhile");
-    for block in references(&cluster, 1) {
-        damage(&mut cluster, 1, &block);
-    }
-    // Nobody can be asked, so it is from memory or not at all.
-    cluster.lost.push(Command::RequestBlocks);
-    assert_eq!(ask(&mut cluster, 1, 1, 10).expect("an answer").1, numbers(1..=10));
-}

@@ -426,3 +426,22 @@ fn put_names(into: &mut crate::pool::Draft, names: &[BlockRef]) {
         encoded.expect("as large as asked for");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::wire::entry::Digest;
+
+    #[test]
+    fn what_was_read_is_not_cached_before_somebody_takes_it() {
+        let layout =
+            Layout { wal_slots: 16, slot_sectors: 2, block_sectors: 1, blocks_max: 64, grid_step: 8 };
+        let mut blocks = Blocks::new(&layout);
+        let reference = BlockRef { address: 3, digest: Digest([7; 32]) };
+        blocks.put(reference, vec![1, 2, 3], false);
+        assert!(blocks.is_here(&reference));
+        assert_eq!(blocks.cache.get(&reference), None, "scrubbing reads all there is");
+    }
+}
