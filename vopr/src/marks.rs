@@ -8,7 +8,7 @@ use tigerchat_core::vsr::marks::{Mark, Marks};
 /// Marks that no seed can reach, each with the reason. Reaching one fails a swarm too: then the reason is wrong.
 pub const UNREACHABLE: &[(Mark, &str)] = &[
     (Mark::PrepareUnlinked, "the log of a backup that is normal in a view is a prefix of its primary's"),
-    (Mark::TransferWrong, "checkpoints of one op are equal, and each of their sectors is sealed with it"),
+    (Mark::TransferWrong, "checkpoints of one op are equal, and each block is what its digest says"),
 ];
 
 /// Marks that few seeds reach: they are judged from so many seeds on.
@@ -16,12 +16,10 @@ pub const SELDOM_REACHED: &[(Mark, usize)] = &[
     (Mark::QueueFull, 10_000),
     (Mark::PrepareOfAnotherLog, 10_000),
     (Mark::ChoiceWaits, 10_000),
-    (Mark::SessionEvicted, 10_000),
     (Mark::WriteOvertaken, 10_000),
-    (Mark::TransferKept, 10_000),
+    (Mark::CheckpointStuck, 10_000),
     (Mark::AbdicateSlowDisk, 10_000),
     (Mark::HandOverOther, 10_000),
-    (Mark::MembersWait, 10_000),
     (Mark::MembersGone, 10_000),
     (Mark::SuccessorPromoted, 10_000),
     (Mark::AbdicateNoProgress, 30_000),
