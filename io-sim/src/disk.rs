@@ -334,6 +334,14 @@ impl Disk {
         self.damaged.contains_key(&sector)
     }
 
+    /// Whether nothing on it was ever damaged, and it gives back what lies on it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let reads =
+            self.faults.as_ref().is_none_or(|faults| faults.read == 0 && faults.misdirected_read == 0);
+        reads && self.counts.damaged == 0
+    }
+
     #[must_use]
     pub fn has_lost_write(&self) -> bool {
         !self.lost.is_empty()

@@ -72,6 +72,12 @@ pub enum What {
         op: u64,
         state: Digest,
     },
+    /// A replica that was started can't read its own checkpoint, and its superblock did not say so.
+    StateLost {
+        replica: ReplicaId,
+        /// Its disk was never damaged, and reads from it do not fail.
+        sound_disk: bool,
+    },
     Crashed {
         replica: ReplicaId,
         power: bool,

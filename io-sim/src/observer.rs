@@ -80,6 +80,7 @@ impl Watch {
         &mut self,
         id: ReplicaId,
         replica: &Replica<Chat>,
+        sound_disk: bool,
         views: &mut BTreeSet<u64>,
         mut tell: impl FnMut(What),
     ) {
@@ -96,6 +97,9 @@ impl Watch {
         }
         if now.status == Status::Normal {
             views.insert(now.view);
+        }
+        if self.last.is_none() && now.state_lost && !now.transferring {
+            tell(What::StateLost { replica: id, sound_disk });
         }
         if self.last.is_none_or(|last| last.members != now.members) {
             tell(What::Members { replica: id, members: replica.members().clone() });

@@ -24,7 +24,7 @@ use crate::aim::{Aim, Point, Side, Struck, Zone};
 use crate::clock::{Skew, wall};
 use crate::connections::{Connections, Crossing};
 use crate::deposed::Deposed;
-use crate::disk::{DiskCounts, Done, Step, Ticket};
+use crate::disk::{Disk, DiskCounts, Done, Step, Ticket};
 use crate::faults::Drawn;
 use crate::history::{Final, Observation, What};
 use crate::making::{edge_classes, edge_config, replica_process, shard_config};
@@ -457,11 +457,12 @@ impl<'a> World<'a> {
         };
         let mut seen = Vec::new();
         let before = self.watches[place].stance();
+        let sound = self.processes[place].disk.as_ref().is_some_and(Disk::is_sound);
         if let Some(replica) =
             self.processes[place].node.as_ref().and_then(|node| node.replica(process::FILE))
         {
             self.marks.add(replica.marks());
-            self.watches[place].look(id, replica, &mut self.views, |what| seen.push(what));
+            self.watches[place].look(id, replica, sound, &mut self.views, |what| seen.push(what));
         }
         seen.into_iter().for_each(|what| self.observe(what));
         self.perhaps_ambush_new_view();

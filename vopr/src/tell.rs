@@ -25,6 +25,7 @@ pub fn told(what: &What) -> String {
         | What::Clock { .. }
         | What::Position { .. }
         | What::Checkpointed { .. }
+        | What::StateLost { .. }
         | What::Crashed { .. }
         | What::Started { .. }
         | What::Waits { .. } => of_replica(what),
@@ -64,6 +65,10 @@ fn of_replica(what: &What) -> String {
         ),
         What::Checkpointed { replica, op, state } => {
             format!("replica {} has a checkpoint of op {op}: {state:?}", replica.0)
+        }
+        What::StateLost { replica, sound_disk } => {
+            let disk = if *sound_disk { "sound" } else { "not sound" };
+            format!("replica {} can't read its checkpoint; its disk is {disk}", replica.0)
         }
         What::Crashed { replica, power: true } => format!("replica {} lost power", replica.0),
         What::Crashed { replica, power: false } => format!("replica {} was killed", replica.0),

@@ -224,6 +224,7 @@ impl Record {
             What::Release { replica, .. } => (replica.0.into(), "release"),
             What::Clock { replica, .. } => (replica.0.into(), "clock"),
             What::Checkpointed { replica, .. } => (replica.0.into(), "checkpoint"),
+            What::StateLost { replica, .. } => (replica.0.into(), "state lost"),
             What::Crashed { replica, .. } => (replica.0.into(), "crash"),
             What::Started { replica } => (replica.0.into(), "start"),
             What::Waits { replica, .. } => (replica.0.into(), "waits"),

@@ -186,6 +186,8 @@ pub struct View {
     pub release: u32,
     /// Its checkpoint is damaged: it votes, and does nothing else until a peer's has taken its place.
     pub state_lost: bool,
+    /// Its superblock says that its checkpoint is worth nothing: a peer's is being written over it.
+    pub transferring: bool,
 }
 
 /// Where the time of the entries that a primary made went, in nanoseconds, summed.
@@ -584,6 +586,7 @@ impl<M: Machine> Replica<M> {
             members: self.members.number,
             release: self.release(),
             state_lost: self.state_lost,
+            transferring: self.superblock.durable().transferring,
         }
     }
 

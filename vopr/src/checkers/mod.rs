@@ -17,6 +17,7 @@ pub mod liveness;
 pub mod membership;
 pub mod presence;
 pub mod release;
+pub mod storage;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -74,6 +75,7 @@ impl Suite {
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
                 Box::new(bounds::Bounds),
+                Box::new(storage::Storage),
             ],
         }
     }

@@ -25,6 +25,7 @@ use super::liveness::Liveness;
 use super::membership::Membership;
 use super::presence::Presence;
 use super::release::Release;
+use super::storage::Storage;
 use super::time::Time;
 use super::view::View;
 use super::view_change::ViewChange;
@@ -53,7 +54,7 @@ macro_rules! fresh {
 }
 
 fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
-fresh!(Presence Release Time View ViewChange);
+fresh!(Presence Release Storage Time View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -154,6 +155,7 @@ impl Story {
         }
         self.push(What::Crashed { replica: ReplicaId(2), power: true });
         self.push(What::Started { replica: ReplicaId(2) });
+        self.push(What::StateLost { replica: ReplicaId(2), sound_disk: false });
     }
 
     pub(super) fn publish(
