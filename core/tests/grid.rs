@@ -64,7 +64,9 @@ fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<String> {
 }
 
 fn references(cluster: &Cluster, at: usize) -> Vec<BlockRef> {
-    cluster.replica(at).machine().forest().references_from(1, 1_024)
+    let mut all = Vec::new();
+    cluster.replica(at).machine().forest().references_from(1, 1_024, &mut all);
+    all
 }
 
 fn damage(cluster: &mut Cluster, at: usize, block: &BlockRef) {

@@ -71,7 +71,7 @@ impl<M: Machine> Replica<M> {
     fn next_to_scrub(&mut self) -> Option<BlockRef> {
         let forest = self.machine.forest();
         if self.scrub.ahead.is_empty() || self.scrub.generation != forest.generation() {
-            self.scrub.ahead = forest.references_from(self.scrub.next, AHEAD);
+            forest.references_from(self.scrub.next, AHEAD, &mut self.scrub.ahead);
             self.scrub.ahead.reverse();
             self.scrub.generation = forest.generation();
         }

@@ -399,9 +399,11 @@ impl Forest {
 
     /// The next `limit` blocks by address, from `from` on, of those that readers and the next checkpoint may need: for
     /// scrubbing, at any time. They are as long as the [generation](Self::generation) stays.
-    #[must_use]
-    pub fn references_from(&self, from: u64, limit: usize) -> Vec<BlockRef> {
-        let mut lowest = BinaryHeap::with_capacity(limit + 1);
+    /// `into` is used again, and holds nothing else afterwards.
+    pub fn references_from(&self, from: u64, limit: usize, into: &mut Vec<BlockRef>) {
+        into.clear();
+        into.reserve(limit + 1);
+        let mut lowest = BinaryHeap::from(core::mem::take(into));
         let all = self.trailer.iter().chain(self.tree.references()).chain(self.log.references());
         for reference in all.filter(|reference| reference.address >= from) {
             if lowest.len() < limit || lowest.peek().is_some_and(|highest| *reference < *highest) {
@@ -411,7 +413,7 @@ impl Forest {
                 lowest.pop();
             }
         }
-        lowest.into_sorted_vec()
+        *into = lowest.into_sorted_vec();
     }
 
     /// Goes up whenever a block is not referred to any more.
