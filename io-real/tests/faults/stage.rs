@@ -41,13 +41,15 @@ impl Stage {
     fn start(row: &Row) -> Self {
         let cluster = Cluster::start(row.name, row.proxied);
         let traffic = Traffic::start(&cluster);
-        let mut this = Self { cluster, traffic, standing: Standing::default(), in_flight: Vec::new() };
+        Self { cluster, traffic, standing: Standing::default(), in_flight: Vec::new() }
+    }
+
+    fn warm_up(&mut self) {
         for _ in 0..WARM_UP / 50 {
-            this.traffic.fill_window();
+            self.traffic.fill_window();
         }
-        wait_until("messages are acknowledged", || this.traffic.count() >= WARM_UP);
-        this.settle();
-        this
+        wait_until("messages are acknowledged", || self.traffic.count() >= WARM_UP);
+        self.settle();
     }
 
     pub fn primary(&self) -> usize {
@@ -122,6 +124,7 @@ pub fn play(row: &Row, rounds: usize) -> Outcome {
     let mut outcome = Outcome::default();
     let mut stage = Stage::start(row);
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        stage.warm_up();
         for round in 0..rounds {
             let fault = (row.round)(&mut stage, round);
             stage.settle();
