@@ -1,13 +1,16 @@
 //! A lost disk, in earnest: three replica processes and an edge, a data file deleted under `SIGKILL`, another replica
 //! put in its place by `replace-replica`, and a publisher who is served all the while (H23).
 
+mod house;
+
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use house::port::free_port;
 use serde_json::{Value, json};
 
 const CLUSTER: &str = "d15c00d15c00d15c00d15c00d15c00d1";
@@ -25,10 +28,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 struct Shard {

@@ -1,13 +1,16 @@
 //! A sealed data file, in earnest: a replica and an edge as processes, a message that nobody finds in the file, and
 //! keys that are missing, wrong or of no use (H41, H42).
 
+mod house;
+
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use house::port::free_port;
 use serde_json::{Value, json};
 
 const CLUSTER: &str = "5ea1ed005ea1ed005ea1ed005ea1ed00";
@@ -73,10 +76,6 @@ fn said(words: &[&str]) -> Result<String, String> {
     let output = tigerchat().args(words).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 /// Says one message to the shard of this file and ends everything by `SIGKILL`; what its history was before.

@@ -1,7 +1,7 @@
 //! Three replica processes and two edges on loopback, and what an operator or a bad day does to them.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
 
+use crate::port::free_port;
 use crate::proxy::Proxy;
 use crate::traffic::wait_until;
 
@@ -101,10 +102,6 @@ pub struct Cluster {
     edge_processes: Vec<Process>,
     pub token: String,
     pub links: Option<Links>,
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 fn list(addresses: impl IntoIterator<Item = SocketAddr>) -> String {

@@ -8,6 +8,8 @@
 #![allow(unreachable_pub, reason = "a binary: `pub` says what its other files may use")]
 
 mod cluster;
+#[path = "../house/port.rs"]
+mod port;
 mod proxy;
 mod rows;
 mod stage;
