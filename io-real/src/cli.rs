@@ -316,6 +316,16 @@ pub struct Bench {
     /// Bytes of a message's body.
     #[arg(long, default_value_t = 100)]
     pub size: usize,
+    /// Rooms to publish in, bench-0 and so on, evenly; with 1 each run has a room of its own.
+    #[arg(long, default_value_t = 1)]
+    pub rooms: u32,
+    /// A run ends after so many messages, not by time.
+    #[arg(long)]
+    pub messages: Option<u64>,
+    /// Instead of publishing: so many pages of 50 messages, one after the other, each at a random place of one of the
+    /// rooms.
+    #[arg(long, default_value_t = 0, requires = "edge")]
+    pub pages: u32,
     /// JSON for scripts.
     #[arg(long)]
     pub json: bool,
