@@ -3,10 +3,10 @@
 
 mod bugs;
 mod errors;
-mod faults;
 mod hazards;
 mod mutants;
 mod nest;
+mod processes;
 mod purity;
 mod repository;
 mod tidy;
@@ -22,6 +22,7 @@ cargo xtask COMMAND
   ci       runs .ci/run, the gate of every change; `ci fast` is its quick part
   errors   writes docs/errors.md from the registry; with --check only compares
   faults   kills, stops, cuts off and damages real processes on loopback, and prints one table; `faults --help` says more
+  growth   says millions of messages to a shard of processes and prints how cost grows; `growth --help` says more
   hazards  checks that every test and every bug that docs/hazards.md names exists
   mutants  makes small mistakes in core/src/vsr, one at a time, and looks whether tests or swarm notice
   purity   checks that core cannot reach a clock, a socket, a thread or the operating system
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("ci") => ci(&arguments),
         Some("errors") => errors::run(&arguments),
-        Some("faults") => faults::run(&arguments),
+        Some(test @ ("faults" | "growth")) => processes::run(test, &arguments),
         Some("hazards") => hazards::run(&arguments),
         Some("purity") => purity::run(&arguments),
         Some("tidy") => tidy::run(&arguments),

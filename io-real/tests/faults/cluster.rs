@@ -94,7 +94,9 @@ pub struct Standing {
 }
 
 pub struct Cluster {
-    folder: PathBuf,
+    pub folder: PathBuf,
+    /// What `format` and `edge` take for `--size`.
+    size: &'static str,
     addresses: Vec<SocketAddr>,
     replicas: Vec<Option<Process>>,
     /// The addresses of the edges' clients.
@@ -111,6 +113,10 @@ fn list(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
 impl Cluster {
     /// `proxied`: all links go through proxies, which costs time, so only where links are at fault.
     pub fn start(name: &str, proxied: bool) -> Self {
+        Self::start_sized(name, proxied, "dev")
+    }
+
+    pub fn start_sized(name: &str, proxied: bool, size: &'static str) -> Self {
         let folder = std::env::temp_dir().join(format!("tigerchat-faults-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let addresses: Vec<SocketAddr> = (0..REPLICAS).map(|_| free_port()).collect();
@@ -122,6 +128,7 @@ impl Cluster {
         let mut this = Self {
             links: proxied.then(|| Links::new(&addresses)),
             folder,
+            size,
             addresses,
             replicas: Vec::new(),
             edges: Vec::new(),
@@ -143,7 +150,7 @@ impl Cluster {
 
     fn format(&self, replica: usize, options: &[&str]) {
         let made = tigerchat()
-            .args(["format", "--cluster", CLUSTER, "--replica", &replica.to_string(), "--size", "dev"])
+            .args(["format", "--cluster", CLUSTER, "--replica", &replica.to_string(), "--size", self.size])
             .args(options)
             .arg(self.file(replica))
             .stdout(Stdio::null())
@@ -187,7 +194,7 @@ impl Cluster {
         let at = free_port();
         let mut command = tigerchat();
         command
-            .args(["edge", "--cluster", CLUSTER, "--replicas", &replicas, "--size", "dev"])
+            .args(["edge", "--cluster", CLUSTER, "--replicas", &replicas, "--size", self.size])
             .args(["--listen", &at.to_string(), "--tokens"])
             .arg(self.folder.join("tokens"));
         let process = self.spawn(&format!("edge-{edge}.said"), &mut command);
@@ -205,7 +212,7 @@ impl Cluster {
         self.replicas[replica].as_mut().is_none_or(|process| process.0.try_wait().unwrap().is_some())
     }
 
-    fn running(&self, replica: usize) -> Pid {
+    pub fn running(&self, replica: usize) -> Pid {
         self.replicas[replica].as_ref().expect("it runs").id()
     }
 

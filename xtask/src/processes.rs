@@ -1,0 +1,12 @@
+//! Tests of real processes in their full form, on a release build: `io-real/tests/{faults,growth}`.
+
+use std::process::Command;
+
+use crate::repository::{Outcome, root};
+
+pub(crate) fn run(test: &str, arguments: &[String]) -> Outcome<bool> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["test", "--quiet", "--release", "--package", "io-real", "--test", test, "--", "--full"]);
+    Ok(command.args(arguments).current_dir(root()).status()?.success())
+}
