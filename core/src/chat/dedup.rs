@@ -56,16 +56,23 @@ impl Used {
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// A used key's place in its author's leftist heap.
+/// A used key's place in its author's leftist heap, with what decides it: whoever walks a heap of many keys pays for
+/// each line of memory that is touched.
 #[derive(Clone, Copy)]
 struct Links {
+    /// The time inside the key, milliseconds.
+    unix_ms: u64,
     left: u32,
     right: u32,
     /// Length of the right spine.
     rank: u8,
 }
 
-const ALONE: Links = Links { left: NONE, right: NONE, rank: 1 };
+impl Links {
+    fn alone(used: &Used) -> Self {
+        Self { unix_ms: used.unix_ms(), left: NONE, right: NONE, rank: 1 }
+    }
+}
 
 /// A user who has keys in the table.
 #[derive(Clone, Copy)]
@@ -157,7 +164,7 @@ impl Dedup {
             slot
         } else {
             self.used.push(used);
-            self.links.push(ALONE);
+            self.links.push(Links::alone(&used));
             self.len() - 1
         };
         // Looked up again: the author may just have been forgotten.
@@ -171,7 +178,7 @@ impl Dedup {
         used.author = author.into();
         self.used[slot as usize] = used;
         tables::put_used(forest, slot, &used);
-        self.links[slot as usize] = ALONE;
+        self.links[slot as usize] = Links::alone(&used);
         self.attach(slot);
     }
 
@@ -204,7 +211,7 @@ impl Dedup {
             && self.find_slot(room, author, Key(used.key)).is_none();
         if possible {
             self.used.push(used);
-            self.links.push(ALONE);
+            self.links.push(Links::alone(&used));
             self.attach(self.len() - 1);
         }
         possible
@@ -273,7 +280,7 @@ impl Dedup {
         } else {
             self.leave_ages(author);
         }
-        (slot, used.unix_ms())
+        (slot, links.unix_ms)
     }
 
     /// Removes an author without keys. What they may not use again, nobody may: their horizon is handed to the
@@ -287,7 +294,7 @@ impl Dedup {
 
     /// Whether the key in slot `a` leaves before the one in slot `b`.
     fn is_older(&self, a: u32, b: u32) -> bool {
-        (self.used[a as usize].unix_ms(), a) < (self.used[b as usize].unix_ms(), b)
+        (self.links[a as usize].unix_ms, a) < (self.links[b as usize].unix_ms, b)
     }
 
     /// Joins two leftist heaps: along their right spines, which are logarithmic.
@@ -296,10 +303,10 @@ impl Dedup {
             return a.min(b);
         }
         let (older, newer) = if self.is_older(a, b) { (a, b) } else { (b, a) };
-        let Links { left, right, .. } = self.links[older as usize];
+        let Links { unix_ms, left, right, .. } = self.links[older as usize];
         let right = self.merge(right, newer);
         let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
-        self.links[older as usize] = Links { left, right, rank: self.rank(right) + 1 };
+        self.links[older as usize] = Links { unix_ms, left, right, rank: self.rank(right) + 1 };
         older
     }
 

@@ -237,7 +237,7 @@ impl<'a> Shard<'a> {
         let began = Instant::now();
         (0..REPLICAS).for_each(|replica| self.cluster.start_replica(replica));
         let mut client = Client::connect(self.cluster.edges[0], &self.cluster.token);
-        client.send(&json!({"id": 2, "room_open": {"room": "after"}}));
+        client.send(&json!({"id": 2, "room_open": {"room": "bench-0"}}));
         client.wait_for("room_open");
         let took = millis(began);
         self.wait_for(self.a_backup());
