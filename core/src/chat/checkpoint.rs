@@ -86,11 +86,13 @@ fn restore_presence(chat: &mut Chat) -> Result<(), Malformed> {
 fn restore_threads(chat: &mut Chat) -> Result<(), Malformed> {
     let limit = chat.limits.threads;
     for slot in 0..limit {
+        let lane = chat.threads.lane(slot);
+        let first = chat.forest.first(lane);
+        require(first < SEQ_MAX && (first == 1 || holds(chat, lane, first - 1)))?;
         let Some(thread) = tables::thread(&chat.forest, slot)? else { continue };
         require(thread.room.get() < chat.rooms.len())?;
         require(thread.is_possible(chat.rooms.get(thread.room.get()).head))?;
-        let lane = chat.threads.lane(slot);
-        let (first, last) = (chat.forest.first(lane), thread.base.get() + thread.count.get());
+        let last = thread.base.get() + thread.count.get();
         require((thread.base.get() + 1..=last).contains(&first))?;
         require([first, last].into_iter().all(|seq| holds(chat, lane, seq)))?;
         require(chat.threads.restore(slot, thread.room.get(), thread.parent.get(), &chat.forest))?;
