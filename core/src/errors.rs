@@ -59,6 +59,7 @@ registry! {
     TooManyConnections = 11007, "too_many_connections", true, "the edge serves as many connections as it may", "reconnect later or to another edge";
     TooManyPresent = 11008, "too_many_present", true, "the shard tracks as many present users as it may", "go on without presence";
     StorageFull = 11009, "storage_full", true, "the shard's storage has no room for more; reads go on", "retry with the same key after a pause, and tell the operator";
+    TooManyThreads = 11010, "too_many_threads", false, "the shard holds as many threads as it may", "say it without a parent, or ask the operator";
     NoLeader = 12001, "no_leader", true, "the shard has no reachable primary right now", "retry with the same key";
     OutcomeUnknown = 12002, "outcome_unknown", true, "the command may or may not have been committed", "retry with the same key";
     Behind = 12003, "behind", true, "no reachable replica has caught up with your position", "retry after a pause";
@@ -75,9 +76,11 @@ registry! {
     PositionAhead = 14003, "position_ahead", false, "the position is beyond the head of the room", "resubscribe from the head";
     NotSubscribed = 14004, "not_subscribed", false, "this connection is not subscribed to the room", "subscribe first";
     AlreadySubscribed = 14005, "already_subscribed", false, "this connection is already subscribed to the room", "unsubscribe first";
+    PositionConflict = 14006, "position_conflict", false, "more than one of from, before, around and times was given", "ask for one of them";
+    RangeEmpty = 14007, "range_empty", false, "since_time is not before until_time", "swap them or widen the range";
     KeyInvalid = 15001, "key_invalid", false, "a key is 32 hexadecimal digits, a UUIDv7 or a ULID layout", "make a proper key";
     BodyMissing = 15002, "body_missing", false, "the command needs a body", "send one";
-    ParentUnknown = 15003, "parent_unknown", false, "the parent message does not exist", "check the thread's parent";
+    ParentUnknown = 15003, "parent_unknown", false, "the parent message does not exist, or retention removed it", "check the thread's parent";
     KindUnknown = 15004, "kind_unknown", false, "this release knows no message of that kind", "use a newer server";
     ContentTypeInvalid = 15005, "content_type_invalid", false, "a content type is at most 64 bytes", "use a shorter one";
     HostRefused = 16001, "host_refused", false, "the Host or Origin header names another site", "open the address that the server printed";

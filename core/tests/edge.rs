@@ -340,6 +340,54 @@ fn a_line_client_may_join_and_speak_in_one_breath() {
 }
 
 #[test]
+fn who_reads_back_is_told_how_to_go_on_in_every_form() {
+    let mut world = World::new();
+    let ada = world.client(0, 1, "ada");
+    for number in 1..=5 {
+        let (key, id) = (world.key(number), number + 10);
+        let of = if number > 3 { r#","parent":"2""# } else { "" };
+        let text = format!(
+            r#"{{"id":{id},"publish":{{"room":"general","key":"{key}"{of},"body":"no. {number}"}}}}"#
+        );
+        world.say(0, ada, &text);
+        world.pass(5);
+    }
+    let delivered = world.frames(ada);
+    let has = |frames: &[String], what: &str| frames.iter().any(|frame| frame.contains(what));
+    assert!(has(&delivered, r#""parent":"2","thread_seq":"2","chain""#), "{delivered:?}");
+    let mut ask = |members: &str| {
+        world.say(0, ada, &format!(r#"{{"id":77,"history":{{"room":"general",{members}}}}}"#));
+        world.pass(5);
+        world.frames(ada).into_iter().find(|frame| frame.starts_with(r#"{"id":77,"#)).expect("an answer")
+    };
+    let page = ask(r#""before":"4","limit":2"#);
+    assert!(page.contains(r#""older":true,"newer":true,"messages":[{"seq":"2""#), "{page}");
+    assert!(page.contains(r#""replies":"2","last_reply":"5""#) && page.contains(r#"{"seq":"3""#), "{page}");
+    let page = ask(r#""thread":"2","from":"2""#);
+    let thread =
+        r#""thread":{"parent":"2","first":"1","head":"2"},"older":true,"newer":false,"messages":[{"seq":"5""#;
+    assert!(page.contains(thread), "{page}");
+    assert!(ask(r#""from":"1","before":"2""#).contains(r#""code":14006,"name":"position_conflict""#));
+    assert!(ask(r#""since_time":"2","until_time":"2""#).contains(r#""code":14007,"name":"range_empty""#));
+    assert!(ask(r#""before":"9""#).contains(r#""code":14003,"name":"position_ahead""#));
+
+    let line = world.open(0, 2, Transport::Line);
+    let mut ask = |text: &str| {
+        world.say(0, line, text);
+        world.pass(5);
+        world.lines(line)
+    };
+    ask("join general");
+    let said = ["[general #3] ada: \"no. 3\"", "* older: history before 3; newer: history from 4"];
+    assert_eq!(ask("history around 3 1"), said);
+    assert_eq!(ask("thread 2 1").last().map(String::as_str), Some("* older: thread 2 before 2"));
+    assert!(ask("reply 3 Hi").contains(&"* sent #6".to_string()));
+    assert_eq!(ask("thread 3"), ["[general #6] guest1: Hi"]);
+    assert!(ask("reply 99 Hi")[0].starts_with("! 15003 parent_unknown"));
+    assert!(ask("history before")[0].starts_with("! 10001 malformed"));
+}
+
+#[test]
 fn h57_clients_miss_nothing_while_every_replica_is_replaced_by_another() {
     let mut world = World::new();
     let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));

@@ -13,6 +13,7 @@ use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Publish, Query};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, ENTRY_VERSION, EntryHeader, RequestHeader};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
+use tigerchat_core::wire::page::{PageQuery, Span};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Of a small data file.
@@ -31,6 +32,16 @@ const FRAMES: &str = r#"{"id":1,"connect":{"token":"demo:ada"}}
 {"id":10,"unsubscribe":{"room":"r"}}
 {"id":11,"subscribe":{"room":"r","since":{"epoch":"2","seq":"0"}}}
 {}"#;
+const PAGES: &str = r#"{"id":1,"connect":{"token":"demo:ada"}}
+{"id":2,"room_open":{"room":"r"}}
+{"id":3,"publish":{"room":"r","key":"018bcfe56800070707070707070707ff","body":{"text":"Hello"}}}
+{"id":4,"publish":{"room":"r","key":"018bcfe568000707070707070707070f","parent":"1","body":1}}
+{"id":5,"history":{"room":"r","before":"2"}}
+{"id":6,"history":{"room":"r","around":"1","limit":3}}
+{"id":7,"history":{"room":"r","since_time":"1","until_time":"9"}}
+{"id":8,"history":{"room":"r","thread":"1","from":"1","consistency":"linearizable"}}
+{"id":9,"history":{"room":"r","from":"1","until_time":"9"}}"#;
+const PAGE_LINES: &str = "login demo:ada\njoin r\nsend Hello\nreply 1 Hi\nhistory before 2\nhistory around 1 3\nhistory since 1\nthread 1\nthread 1 from 1 9";
 const LINES: &str = "login demo:ada\njoin r\nsend Hello\nsend-key 018bcfe56800070707070707070707ff Hi\nusers\nhistory 5\nleave\nhelp\nexit";
 
 /// Disks answer; a peer's entries come; time passes; a view begins; the process starts again.
@@ -58,9 +69,12 @@ fn main() -> io::Result<()> {
     save("chat_state", "a-bit-in-each-table", &[0, 0, 0, 9, 0, 1, 1, 0, 0, 9, 0, 1, 2, 0, 0, 9, 0, 1])?;
     save("chat_event", "all", &feed)?;
     save("chat_event", "outcome", &reply[..80])?;
+    let span = Span::Around(5);
+    let page = PageQuery { tenant: TenantId(1), room: "general", thread: 3, span, limit: 9 };
     for (name, query) in [
         ("history", Query::History { tenant: TenantId(1), room: "general", from: 0, limit: 50 }),
         ("presence", Query::Presence { tenant: TenantId(1), room: "general" }),
+        ("page", Query::Page(page)),
     ] {
         let mut bytes = Vec::new();
         query.encode(&mut bytes).expect("a Vec is never full");
@@ -74,6 +88,8 @@ fn main() -> io::Result<()> {
     save("superblock", "all-copies", &[0, 1, 0, 1, 0, 0x21, 0, 1, 0, 0x41, 0, 1, 0, 0x61, 0, 1])?;
     save("client_frame", "first-minute", FRAMES.as_bytes())?;
     save("client_line", "first-minute", LINES.as_bytes())?;
+    save("client_frame", "pages", PAGES.as_bytes())?;
+    save("client_line", "pages", PAGE_LINES.as_bytes())?;
     save("client_http", "first-minute", FRAMES.as_bytes())?;
     save("replica", "normal", REPLICA)?;
     save("slot", "first-sector", &[9, 0, 0, 1])?;

@@ -102,6 +102,8 @@ pub enum What {
         room: String,
         author: String,
         key: Key,
+        /// The message that it answers; zero: none.
+        parent: u64,
         body: Vec<u8>,
     },
     /// The acknowledgement reached the user.
@@ -139,11 +141,12 @@ pub enum What {
         user: UserId,
         message: SeenMessage,
     },
-    /// A history page was asked for and came, from `from` upward; `head` as the answer said.
+    /// A history page was asked for and came; `head` as the answer said.
     HistoryCalled {
         user: UserId,
         call: CallId,
         room: String,
+        asked: Asked,
         /// It must see everything that anybody had seen before.
         linearizable: bool,
     },
@@ -153,6 +156,7 @@ pub enum What {
         room: String,
         first: u64,
         head: u64,
+        ends: Ends,
         messages: Vec<SeenMessage>,
     },
     /// The user told an edge that it entered or left (first time, or the connection was lost).
@@ -172,6 +176,36 @@ pub enum What {
     Quiet,
 }
 
+/// Which page a user asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The parent whose answers are wanted; zero: the room.
+    pub thread: u64,
+    pub way: Way,
+    pub limit: u32,
+}
+
+/// From where. Positions are sequences of the room, of a thread numbers of answers; times are Unix nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Newest,
+    From(u64),
+    Before(u64),
+    Around(u64),
+    Since(u64),
+    Between(u64, u64),
+    Until(u64),
+}
+
+/// What a page says of what it does not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    pub older: bool,
+    pub newer: bool,
+    /// Of a thread: the first and the last number of an answer that there is.
+    pub thread: Option<(u64, u64)>,
+}
+
 /// A message as a client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenMessage {
@@ -183,6 +217,8 @@ pub struct SeenMessage {
     pub key: Key,
     pub kind: u8,
     pub parent: u64,
+    /// Its number among the answers to its parent; zero: it is none.
+    pub thread_seq: u64,
     pub content_type: String,
     pub salt: [u8; 16],
     pub chain: Digest,

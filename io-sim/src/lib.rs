@@ -27,6 +27,7 @@ mod partition;
 pub mod process;
 mod queue;
 pub mod random;
+mod reading;
 pub mod recipe;
 pub mod releases;
 pub mod report;

@@ -74,8 +74,8 @@ pub(crate) fn shard_config(shape: &Shape) -> ShardConfig {
     }
 }
 
-/// More than a world's users fill.
-const BLOCKS_MAX: u32 = 1024;
+/// More than what the largest interval of a world might bring, three times: no world is full.
+const BLOCKS_MAX: u32 = 4096;
 
 /// Small limits, so that the worlds meet them.
 pub(crate) fn edge_config(edge: EdgeId, shape: &Shape) -> EdgeConfig {

@@ -228,6 +228,7 @@ pub fn seen(message: MessageEvent<'_>) -> SeenMessage {
         key: message.key,
         kind: message.kind,
         parent: message.parent,
+        thread_seq: message.thread.seq,
         content_type: message.content_type.to_owned(),
         salt: message.salt,
         chain: message.chain,

@@ -36,6 +36,7 @@ use crate::faults::{DiskSpeed, Drawn, Latency, Plan, Shape, Work};
 use crate::history::{Observation, What};
 use crate::network::Place;
 use crate::process::TrapAt;
+use crate::reading;
 use crate::releases;
 use crate::spectator::Tell;
 use crate::world::World;
@@ -408,10 +409,17 @@ impl Stage<'_> {
         let user = self.names.iter().position(|known| known == name).ok_or("no such user or command")?;
         match call {
             ["publish", room, text @ ..] => {
-                self.world.user_publishes(user, room, &text.join(" "));
+                self.world.user_publishes(user, room, 0, &text.join(" "));
+            }
+            ["reply", room, parent, text @ ..] => {
+                let parent = parent.parse().map_err(|_| "reply ROOM SEQ TEXT")?;
+                self.world.user_publishes(user, room, parent, &text.join(" "));
             }
             ["open", room] => self.world.user_opens(user, room),
-            ["history", room] => self.world.user_reads(user, room),
+            ["history", room, page @ ..] => {
+                let asked = reading::scripted(page)?;
+                self.world.user_reads(user, room, asked);
+            }
             ["subscribe", room, mode @ ..] => {
                 let since = value(mode, "since").map(str::parse).transpose().map_err(|_| "since=SEQ")?;
                 let last = value(mode, "last").map(str::parse).transpose().map_err(|_| "last=COUNT")?;
@@ -446,8 +454,11 @@ impl Stage<'_> {
                 let body = text_of(&message.body);
                 format!("{}: got {} from {}: {body}", name(user), message.seq, message.author)
             }
-            What::HistoryRead { user, room, head, messages, .. } => {
-                format!("{}: read {} messages of {room}, head {head}", name(user), messages.len())
+            What::HistoryRead { user, room, head, ends, messages, .. } => {
+                let mut line =
+                    format!("{}: read {} messages of {room}, head {head}", name(user), messages.len());
+                line.push_str(&reading::told(ends, messages));
+                line
             }
             What::Crashed { replica, power: true } => format!("r{} lost power", replica.0),
             What::Crashed { replica, .. } => format!("r{} crashed", replica.0),

@@ -3,7 +3,7 @@
 use tigerchat_core::wire::chat::Key;
 
 use crate::clock::wall;
-use crate::history::CallId;
+use crate::history::{Asked, CallId};
 use crate::network::Place;
 use crate::users::{Kind, Message, Mode, User, Wanted, json_body};
 use crate::world::World;
@@ -20,15 +20,15 @@ impl World<'_> {
         self.set_out(user, Wanted::Open(room.to_owned()));
     }
 
-    pub(crate) fn user_publishes(&mut self, user: usize, room: &str, text: &str) {
+    pub(crate) fn user_publishes(&mut self, user: usize, room: &str, parent: u64, text: &str) {
         let key = Key::new(wall(self.now).0 / 1_000_000, self.users.random.bytes());
         let call = CallId(self.users.next_call);
         let body = json_body(text).into_bytes();
-        self.set_out(user, Wanted::Publish(Message { call, room: room.to_owned(), key, body }));
+        self.set_out(user, Wanted::Publish(Message { call, room: room.to_owned(), key, parent, body }));
     }
 
-    pub(crate) fn user_reads(&mut self, user: usize, room: &str) {
-        self.set_out(user, Wanted::History { room: room.to_owned(), from: 0, linearizable: false });
+    pub(crate) fn user_reads(&mut self, user: usize, room: &str, asked: Asked) {
+        self.set_out(user, Wanted::History { room: room.to_owned(), asked, linearizable: false });
     }
 
     pub(crate) fn user_subscribes(&mut self, user: usize, room: &str, since: Option<u64>, last: Option<u64>) {

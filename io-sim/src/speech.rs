@@ -73,8 +73,22 @@ pub(crate) struct Page<'a> {
     pub(crate) first: u64,
     #[serde(deserialize_with = "big")]
     pub(crate) head: u64,
+    pub(crate) older: bool,
+    pub(crate) newer: bool,
+    pub(crate) thread: Option<ThreadEnds>,
     #[serde(borrow)]
     pub(crate) messages: Vec<Message<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ThreadEnds {
+    #[serde(deserialize_with = "big")]
+    pub(crate) parent: u64,
+    #[serde(deserialize_with = "big")]
+    pub(crate) first: u64,
+    #[serde(deserialize_with = "big")]
+    pub(crate) head: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +132,13 @@ pub(crate) struct Message<'a> {
     kind: u8,
     #[serde(default, deserialize_with = "big")]
     parent: u64,
+    #[serde(default, deserialize_with = "big")]
+    thread_seq: u64,
+    /// Of what a page says of threads below it: a sum that the history can't tell exactly.
+    #[serde(rename = "replies")]
+    _replies: Option<&'a str>,
+    #[serde(rename = "last_reply")]
+    _last_reply: Option<&'a str>,
     #[serde(deserialize_with = "digest")]
     chain: Digest,
     #[serde(deserialize_with = "hex")]
@@ -144,6 +165,7 @@ impl Message<'_> {
             key: Key(self.key),
             kind: self.kind,
             parent: self.parent,
+            thread_seq: self.thread_seq,
             content_type: self.content_type,
             salt: self.salt,
             chain: self.chain,

@@ -15,9 +15,10 @@ use tigerchat_core::wire::chat::Key;
 use crate::clock::wall;
 use crate::connections::Connections;
 use crate::faults::{Drawn, Work};
-use crate::history::{CallId, UserId, What};
+use crate::history::{Asked, CallId, Ends, UserId, Way, What};
 use crate::network::Place;
 use crate::random::{Ppm, Random};
+use crate::reading::Readers;
 use crate::speech::{self, Frame, key_text};
 use crate::world::{Event, World};
 
@@ -28,7 +29,7 @@ const IN_FLIGHT_MAX: usize = 12;
 /// Answered publishes that a user remembers, to send one of them again much later.
 const REMEMBERED: usize = 64;
 /// Messages of a page that a user asks for.
-const PAGE: u32 = 8;
+pub(crate) const PAGE: u32 = 8;
 /// Messages that may be long.
 const LONG: Ppm = 80_000;
 /// Reads that ask for everything that anybody had seen.
@@ -48,6 +49,8 @@ pub struct Users {
     lines: u32,
     /// The highest sequence that was acknowledged to anybody, by room.
     heads: BTreeMap<String, u64>,
+    /// What some of them know of threads and pages.
+    readers: Readers,
     pub(crate) random: Random,
     pub operations: u64,
 }
@@ -112,6 +115,8 @@ pub(crate) struct Message {
     pub(crate) call: CallId,
     pub(crate) room: String,
     pub(crate) key: Key,
+    /// The message that it answers; zero: none.
+    pub(crate) parent: u64,
     pub(crate) body: Vec<u8>,
 }
 
@@ -131,7 +136,7 @@ pub(crate) enum Wanted {
     Publish(Message),
     History {
         room: String,
-        from: u64,
+        asked: Asked,
         linearizable: bool,
     },
     Subscribe {
@@ -194,6 +199,7 @@ impl Users {
             left: work.operations,
             lines: work.operations / 6,
             heads: BTreeMap::new(),
+            readers: Readers::new(seed),
             random: Random::new(seed, "users", 1),
             operations: 0,
         }
@@ -293,7 +299,10 @@ impl Users {
 
     fn read(&mut self, room: String, head: u64) -> Wanted {
         let (from, linearizable) = (self.random.within(0..=head), self.random.chance(LINEARIZABLE));
-        Wanted::History { room, from, linearizable }
+        let plain = Asked { thread: 0, way: Way::From(from), limit: PAGE };
+        let known = self.heads.get(&room).copied().unwrap_or(0);
+        let asked = self.readers.page(&room, known).unwrap_or(plain);
+        Wanted::History { room, asked, linearizable }
     }
 
     fn message(&mut self, user: usize, room: String, now: Instant) -> Message {
@@ -303,7 +312,9 @@ impl Users {
         let filler: String = (b'a'..=b'z').cycle().take(self.random.index(most)).map(char::from).collect();
         let text = format!("{}/{}/{filler}", self.users[user].name, self.next_call);
         let body = if self.users[user].kind == Kind::Line { text } else { json_body(&text) };
-        Message { call: CallId(self.next_call), room, key, body: body.into_bytes() }
+        let head = self.heads.get(&room).copied().unwrap_or(0);
+        let parent = if self.users[user].kind == Kind::App { self.readers.parent(head) } else { 0 };
+        Message { call: CallId(self.next_call), room, key, parent, body: body.into_bytes() }
     }
 
     /// A call as a client says it.
@@ -312,13 +323,15 @@ impl Users {
         let id = call.0;
         match what {
             Wanted::Open(room) => format!(r#"{{"id":{id},"room_open":{{"room":"{room}"}}}}"#),
-            Wanted::Publish(Message { room, key, body, .. }) => {
+            Wanted::Publish(Message { room, key, parent, body, .. }) => {
                 let (key, body) = (key_text(*key), String::from_utf8_lossy(body));
-                format!(r#"{{"id":{id},"publish":{{"room":"{room}","key":"{key}","body":{body}}}}}"#)
+                let of = if *parent > 0 { format!(r#","parent":"{parent}""#) } else { String::new() };
+                format!(r#"{{"id":{id},"publish":{{"room":"{room}","key":"{key}"{of},"body":{body}}}}}"#)
             }
-            Wanted::History { room, from, linearizable } => {
+            Wanted::History { room, asked, linearizable } => {
                 let how = if *linearizable { r#","consistency":"linearizable""# } else { "" };
-                format!(r#"{{"id":{id},"history":{{"room":"{room}","from":"{from}","limit":{PAGE}{how}}}}}"#)
+                let page = crate::reading::said(asked);
+                format!(r#"{{"id":{id},"history":{{"room":"{room}"{page}{how}}}}}"#)
             }
             Wanted::Subscribe { room, mode } => {
                 let from = match mode {
@@ -600,6 +613,7 @@ impl World<'_> {
         let speech::Published { seq, op, index, time, epoch, chain, duplicate } = *published;
         let head = self.users.heads.entry(message.room.clone()).or_default();
         *head = seq.max(*head);
+        self.users.readers.saw(&message.room, time);
         self.saw(user, op);
         let one = &mut self.users.users[user];
         if one.remembered.len() < REMEMBERED && !one.remembered.iter().any(|other| other.call == call) {
@@ -626,12 +640,16 @@ impl World<'_> {
     }
 
     fn on_page(&mut self, user: usize, call: CallId, page: speech::Page<'_>) {
-        let Some(Wanted::History { room, .. }) = self.users.finish(user, call) else { return };
+        let Some(Wanted::History { room, asked, .. }) = self.users.finish(user, call) else { return };
+        let parent = page.thread.as_ref().map_or(0, |thread| thread.parent);
+        assert_eq!(parent, asked.thread, "a page is of the thread that was asked for");
         let (first, head) = (page.first, page.head);
+        let thread = page.thread.map(|thread| (thread.first, thread.head));
+        let ends = Ends { older: page.older, newer: page.newer, thread };
         self.saw(user, page.op);
         let messages = page.messages.into_iter().map(|message| message.seen(&room)).collect();
         let user = self.users.users[user].id;
-        self.observe(What::HistoryRead { user, call, room, first, head, messages });
+        self.observe(What::HistoryRead { user, call, room, first, head, ends, messages });
     }
 
     /// Asks, for the first time or again.
@@ -692,11 +710,11 @@ impl World<'_> {
         let call = self.users.begin(user, wanted.clone(), self.now);
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
         match wanted {
-            Wanted::Publish(Message { room, key, body, .. }) => {
-                self.observe(What::Published { user: id, call, room, author, key, body });
+            Wanted::Publish(Message { room, key, parent, body, .. }) => {
+                self.observe(What::Published { user: id, call, room, author, key, parent, body });
             }
-            Wanted::History { room, linearizable, .. } => {
-                self.observe(What::HistoryCalled { user: id, call, room, linearizable });
+            Wanted::History { room, asked, linearizable } => {
+                self.observe(What::HistoryCalled { user: id, call, room, asked, linearizable });
             }
             _ => {}
         }
@@ -715,11 +733,11 @@ impl World<'_> {
             return;
         }
         self.users.lines -= 1;
-        let Message { call, room, key, body } = self.users.message(user, room, self.now);
+        let Message { call, room, key, parent, body } = self.users.message(user, room, self.now);
         self.users.next_call += 1;
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
         let line = format!("send-key {} {}", key_text(key), String::from_utf8_lossy(&body));
-        self.observe(What::Published { user: id, call, room, author, key, body });
+        self.observe(What::Published { user: id, call, room, author, key, parent, body });
         self.say(connection, line.into_bytes());
     }
 

@@ -80,10 +80,11 @@ fn of_replica(what: &What) -> String {
 
 fn of_user(what: &What) -> String {
     match what {
-        What::Published { user, call, room, author, key, body } => format!(
-            "user {} ({author}) publishes {} bytes to {room}: call {}, key {}",
+        What::Published { user, call, room, author, key, parent, body } => format!(
+            "user {} ({author}) publishes {} bytes to {room}{}: call {}, key {}",
             user.0,
             body.len(),
+            if *parent > 0 { format!(", as an answer to message {parent}") } else { String::new() },
             call.0,
             hex(&key.0)
         ),
@@ -101,8 +102,8 @@ fn of_user(what: &What) -> String {
         }
         What::Unsubscribed { user, room } => format!("user {} is no longer subscribed to {room}", user.0),
         What::Delivered { user, message } => format!("user {} got {}", user.0, told_message(message)),
-        What::HistoryCalled { user, call, room, .. } => {
-            format!("user {} asks for the history of {room}: call {}", user.0, call.0)
+        What::HistoryCalled { user, call, room, asked, .. } => {
+            format!("user {} asks for the history of {room} ({asked:?}): call {}", user.0, call.0)
         }
         What::HistoryRead { user, call, room, head, messages, .. } => format!(
             "user {} has call {} answered: {} messages of {room}, whose head is {head}",

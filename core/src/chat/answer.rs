@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::Chat;
 use super::history as message;
+use super::pages;
 use super::rooms::RoomId;
 use crate::errors::ErrorCode;
 use crate::store::grid::block::BlockRef;
@@ -14,18 +15,17 @@ use crate::store::history::reader::{self, Blocks, Direction, Ended};
 use crate::vsr::machine::{PutAnswer, Unanswered};
 use crate::wire::chat::{ANSWER_HEAD, AnswerHead, Query, RoomEvent};
 use crate::wire::codec::Malformed;
-use crate::wire::entry::Digest;
 
 /// Most blocks that one answer is made of: it ends early, with `more`, where the next one would be needed. They have
 /// to be in memory all at once, and whoever asks for a page waits for them one after the other.
-const BLOCKS_MAX: u32 = 24;
+pub(super) const BLOCKS_MAX: u32 = 24;
 
 /// An answer with a head and room for items behind it.
-struct Page<'a> {
-    answer: &'a mut dyn PutAnswer,
+pub(super) struct Page<'a> {
+    pub(super) answer: &'a mut dyn PutAnswer,
     /// Where the head stands in the answer.
     start: usize,
-    count: u32,
+    pub(super) count: u32,
 }
 
 impl Page<'_> {
@@ -42,7 +42,7 @@ impl Page<'_> {
     }
 
     /// Puts an event, or says that it does not fit.
-    fn put_event(&mut self, event: &RoomEvent<'_>) -> bool {
+    pub(super) fn put_event(&mut self, event: &RoomEvent<'_>) -> bool {
         let fits = self.answer.remaining() >= event.size();
         if fits {
             let mut out: &mut dyn PutAnswer = &mut *self.answer;
@@ -57,6 +57,20 @@ impl Page<'_> {
         let end = self.start + ANSWER_HEAD;
         self.answer.patch(end - 5, &self.count.to_le_bytes());
         self.answer.patch(end - 1, &[u8::from(more)]);
+    }
+
+    /// Of a thread, its first reply that is still there and its last.
+    pub(super) fn of_thread(&mut self, ends: [u64; 2]) {
+        let at = self.start + ANSWER_HEAD - 5 - 16;
+        self.answer.patch(at, &ends[0].to_le_bytes());
+        self.answer.patch(at + 8, &ends[1].to_le_bytes());
+    }
+
+    /// The same as [`Self::finish`], of a page that may go on at both ends.
+    pub(super) fn finish_both(self, newer: bool, older: bool) {
+        let end = self.start + ANSWER_HEAD;
+        self.answer.patch(end - 5, &self.count.to_le_bytes());
+        self.answer.patch(end - 1, &[AnswerHead::ends(newer, older)]);
     }
 }
 
@@ -87,6 +101,10 @@ pub(super) fn query(
         Ok(Query::History { tenant, room, from, limit }) => match chat.rooms.find(tenant, room) {
             None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
             Some(id) => return history(chat, id, (from, limit), blocks, answer),
+        },
+        Ok(Query::Page(ref page)) => match chat.rooms.find(page.tenant, page.room) {
+            None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
+            Some(id) => return pages::answer(chat, id, page, blocks, answer),
         },
         Ok(Query::Presence { tenant, room }) => match chat.rooms.find(tenant, room) {
             None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
@@ -167,15 +185,14 @@ fn refuse(chat: &Chat, error: ErrorCode, room: Option<RoomId>, answer: &mut dyn 
 }
 
 /// Writes the head; `None` when the answer has no room even for that.
-fn begin<'a>(
+pub(super) fn begin<'a>(
     chat: &Chat,
     error: Option<ErrorCode>,
     room: Option<RoomId>,
     answer: &'a mut dyn PutAnswer,
 ) -> Option<Page<'a>> {
     let start = answer.len();
-    let mut head =
-        AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
+    let mut head = AnswerHead::bare(error);
     if let Some(id) = room {
         let room = chat.rooms.get(id);
         (head.epoch, head.head, head.chain) = (room.epoch, room.head, room.chain);

@@ -19,7 +19,8 @@ pub(super) fn restore(chat: &mut Chat) -> Result<(), Malformed> {
     chat.dedup.restore_horizon(horizon);
     restore_rooms(chat)?;
     restore_keys(chat)?;
-    restore_presence(chat)
+    restore_presence(chat)?;
+    restore_threads(chat)
 }
 
 /// Rooms have no gap, and history has what they say it has.
@@ -79,6 +80,24 @@ fn restore_presence(chat: &mut Chat) -> Result<(), Malformed> {
         }
     }
     require(chat.presence.is_restored())
+}
+
+/// A thread's lane has exactly the replies that its row speaks of.
+fn restore_threads(chat: &mut Chat) -> Result<(), Malformed> {
+    let limit = chat.limits.threads;
+    for slot in 0..limit {
+        let lane = chat.threads.lane(slot);
+        let first = chat.forest.first(lane);
+        require(first < SEQ_MAX && (first == 1 || holds(chat, lane, first - 1)))?;
+        let Some(thread) = tables::thread(&chat.forest, slot)? else { continue };
+        require(thread.room.get() < chat.rooms.len())?;
+        require(thread.is_possible(chat.rooms.get(thread.room.get()).head))?;
+        let last = thread.base.get() + thread.count.get();
+        require((thread.base.get() + 1..=last).contains(&first))?;
+        require([first, last].into_iter().all(|seq| holds(chat, lane, seq)))?;
+        require(chat.threads.restore(slot, thread.room.get(), thread.parent.get(), &chat.forest))?;
+    }
+    require(limit == 0 || tables::hand(&chat.forest, limit)? < limit)
 }
 
 pub(super) fn require(holds: bool) -> Result<(), Malformed> {

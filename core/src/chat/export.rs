@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::{chain, is_room_name};
 use crate::store::history::record::SEQ_MAX;
 use crate::types::{ClusterId, ShardId, TenantId};
-use crate::wire::chat::{Key, MessageEvent};
+use crate::wire::chat::{Key, MessageEvent, Thread};
 use crate::wire::entry::Digest;
 
 /// How every export begins: by this it is told from other files.
@@ -490,6 +490,7 @@ impl Verifier {
         let Some(links) = &mut self.links else { return Ok(()) };
         let head = links.head.clone();
         let message = MessageEvent {
+            thread: Thread::default(),
             tenant: head.tenant,
             room: &head.room,
             epoch: head.epoch,

@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 use super::limits::Limits;
 use super::rooms::{RoomId, Rooms};
 use crate::store::history::record::{RECORD_HEAD, Record, State};
-use crate::wire::chat::{CONTENT_TYPE_MAX, Key, MessageEvent, USER_NAME_MAX};
+use crate::wire::chat::{CONTENT_TYPE_MAX, Key, MessageEvent, Thread, USER_NAME_MAX};
 use crate::wire::codec::{Malformed, Reader};
 
-/// Bytes of the largest meta: op, index, key, kind, author, content type.
-const META_MAX: usize = 8 + 4 + 16 + 1 + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX;
+/// Bytes of the largest meta: op, index, key, kind, author, content type, and of a reply its number.
+const META_MAX: usize = 8 + 4 + 16 + 1 + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX + 8;
 const SALT: usize = 16;
 
 /// Bytes of the largest record.
@@ -47,6 +47,9 @@ impl Scratch {
             meta.push(u8::try_from(text.len()).expect("names are short"));
             meta.extend_from_slice(text.as_bytes());
         }
+        if message.thread.seq > 0 {
+            meta.extend_from_slice(&message.thread.seq.to_le_bytes());
+        }
         content.clear();
         content.extend_from_slice(&message.salt);
         content.extend_from_slice(message.body);
@@ -68,6 +71,8 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
     let mut meta = Reader::new(record.meta);
     let (op, index, key, kind) = (meta.u64()?, meta.u32()?, Key(meta.array()?), meta.u8()?);
     let (author, content_type) = (meta.short_str()?, meta.short_str()?);
+    // Before there were threads a message could have a parent and no number.
+    let thread_seq = if record.parent == 0 || meta.is_empty() { 0 } else { meta.u64()? };
     meta.finish()?;
     let (salt, body) = match record.state {
         State::Whole => {
@@ -94,5 +99,6 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
         salt,
         content_type,
         body,
+        thread: Thread { seq: thread_seq, ..Thread::default() },
     })
 }

@@ -33,6 +33,8 @@ pub struct Usage {
     /// Keys of anybody before this Unix time in milliseconds are refused; zero until keys ran out.
     pub key_horizon_ms: u64,
     pub present: u32,
+    /// Threads that have replies.
+    pub threads: u32,
     /// Blocks of the grid in use, and how many there may ever be.
     pub blocks: u64,
     pub blocks_max: u64,
@@ -46,6 +48,7 @@ impl Chat {
             keys: self.dedup.len(),
             key_horizon_ms: self.dedup.horizon(),
             present: self.presence.stay_count(),
+            threads: self.threads.len(),
             blocks: self.forest.free_set().used(),
             blocks_max: self.forest.shape().grid.blocks_max,
         }

@@ -19,12 +19,14 @@ pub struct Limits {
     pub body_max: u32,
     /// Messages of a room that retention leaves, the oldest go first; 0: all are kept for ever.
     pub room_messages: u32,
+    /// Threads that have replies; 0: a shard that was formatted before there were threads, and takes none.
+    pub threads: u32,
 }
 
 /// Bytes of encoded [`Limits`].
 pub const LIMITS: usize = 64;
 /// Bytes of its fields; the rest is zero.
-const FIELDS: usize = 28;
+const FIELDS: usize = 32;
 
 /// Most entries that any table may be given.
 const TABLE_MAX: u32 = 1 << 24;
@@ -47,6 +49,7 @@ impl Default for Limits {
             present: 1 << 16,
             body_max: BODY_MAX as u32,
             room_messages: 0,
+            threads: 1 << 16,
         }
     }
 }
@@ -55,13 +58,13 @@ impl Limits {
     /// For a developer's machine: the pages of the state stay below 10 MiB.
     #[must_use]
     pub fn dev() -> Self {
-        Self { rooms: 4096, keys: 1 << 15, present: 1 << 13, ..Self::default() }
+        Self { rooms: 4096, keys: 1 << 15, present: 1 << 13, threads: 1 << 13, ..Self::default() }
     }
 
     /// For simulated worlds: cheap to make, and small enough to run over.
     #[must_use]
     pub fn tiny() -> Self {
-        Self { rooms: 32, keys: 4096, present: 256, body_max: 1024, ..Self::default() }
+        Self { rooms: 32, keys: 4096, present: 256, body_max: 1024, threads: 64, ..Self::default() }
     }
 
     /// Keys of one author that are remembered.
@@ -74,7 +77,11 @@ impl Limits {
     #[must_use]
     pub fn is_sane(&self) -> bool {
         let tables = [self.rooms, self.keys, self.present];
-        tables.iter().all(|entries| (1..=TABLE_MAX).contains(entries)) && self.body_max <= BODY_MAX_MAX
+        // Rooms and the lanes of threads are numbered together.
+        let lanes = u64::from(self.rooms) + u64::from(self.threads);
+        tables.iter().all(|entries| (1..=TABLE_MAX).contains(entries))
+            && lanes <= u64::from(TABLE_MAX)
+            && self.body_max <= BODY_MAX_MAX
     }
 
     /// As the superblock keeps them.
@@ -85,7 +92,8 @@ impl Limits {
         for (field, word) in bytes.chunks_exact_mut(4).zip(words) {
             field.copy_from_slice(&word.to_le_bytes());
         }
-        bytes[FIELDS - 8..FIELDS].copy_from_slice(&self.key_horizon_ms.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.key_horizon_ms.to_le_bytes());
+        bytes[28..FIELDS].copy_from_slice(&self.threads.to_le_bytes());
         bytes
     }
 
@@ -99,6 +107,7 @@ impl Limits {
             body_max: fields.u32()?,
             room_messages: fields.u32()?,
             key_horizon_ms: fields.u64()?,
+            threads: fields.u32()?,
         };
         let rest_is_zero = fields.rest().iter().all(|byte| *byte == 0);
         if rest_is_zero && limits.is_sane() { Ok(limits) } else { Err(Malformed) }
@@ -119,6 +128,10 @@ mod tests {
         assert_eq!(Limits::decode(&insane.encode()), Err(Malformed));
         let kept = Limits { room_messages: u32::MAX, ..Limits::tiny() };
         assert_eq!(Limits::decode(&kept.encode()), Ok(kept));
+        let before_threads = Limits { threads: 0, ..Limits::tiny() };
+        assert_eq!(Limits::decode(&before_threads.encode()), Ok(before_threads));
+        let crowded = Limits { rooms: TABLE_MAX, threads: 1, ..Limits::tiny() };
+        assert_eq!(Limits::decode(&crowded.encode()), Err(Malformed));
         let bloated = Limits { body_max: u32::MAX, ..Limits::tiny() };
         assert_eq!(Limits::decode(&bloated.encode()), Err(Malformed));
         let mut trailing = Limits::tiny().encode();

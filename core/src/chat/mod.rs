@@ -17,6 +17,7 @@ mod index;
 mod inspect;
 mod limits;
 mod names;
+mod pages;
 mod presence;
 mod publish;
 mod rooms;
@@ -24,6 +25,7 @@ mod shape;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -32,6 +34,7 @@ use self::dedup::Dedup;
 use self::history::Scratch;
 use self::presence::{Change, Presence};
 use self::rooms::{RoomId, Rooms};
+use self::threads::Threads;
 use crate::errors::ErrorCode;
 use crate::store::forest::Forest;
 use crate::store::history::reader::Blocks;
@@ -63,6 +66,7 @@ pub struct Chat {
     rooms: Rooms,
     dedup: Dedup,
     presence: Presence,
+    threads: Threads,
     forest: Forest,
     scratch: Scratch,
 }
@@ -107,6 +111,7 @@ impl Chat {
             rooms: Rooms::new(limits.rooms, seed),
             dedup: Dedup::new(&limits, seed),
             presence: Presence::new(&limits, seed),
+            threads: Threads::new(&limits, seed),
             forest,
             scratch: Scratch::new(&limits),
         }

@@ -12,7 +12,7 @@ use super::limits::Limits;
 use super::rooms::RoomId;
 use super::{Chat, Done, KEY_AHEAD_MS, NEVER_FULL, Turn, chain, check_names, tables};
 use crate::errors::ErrorCode;
-use crate::wire::chat::{CONTENT_TYPE_MAX, KIND_MESSAGE, MessageEvent, Outcome, Publish, RoomEvent};
+use crate::wire::chat::{CONTENT_TYPE_MAX, KIND_MESSAGE, MessageEvent, Outcome, Publish, RoomEvent, Thread};
 use crate::wire::entry::Digest;
 
 impl Chat {
@@ -26,9 +26,7 @@ impl Chat {
             return repeated(used, publish, room.epoch, refused(ErrorCode::KeyConflict));
         }
         self.check_key(turn, publish).map_err(refused)?;
-        if publish.parent > room.head {
-            return Err(refused(ErrorCode::ParentUnknown));
-        }
+        self.check_parent(id, room.head, publish.parent).map_err(refused)?;
         if publish.expect_seq.is_some_and(|seq| seq != room.head) {
             return Err(Outcome { seq: room.head, ..refused(ErrorCode::ExpectationFailed) });
         }
@@ -40,7 +38,7 @@ impl Chat {
 
     /// Executes a publish about which there is no more doubt.
     fn append(&mut self, turn: Turn, publish: &Publish<'_>, id: RoomId, feed: &mut Vec<u8>) -> Outcome {
-        let room = self.rooms.get_mut(id);
+        let room = self.rooms.get(id);
         let mut message = MessageEvent {
             tenant: publish.tenant,
             room: publish.room,
@@ -57,9 +55,12 @@ impl Chat {
             salt: publish.salt,
             content_type: publish.content_type,
             body: publish.body,
+            thread: Thread::default(),
         };
         let body = chain::salted(&publish.salt, publish.body);
         message.chain = chain::link(room.chain, &message, &body);
+        message.thread.seq = self.reply(turn, id, &message);
+        let room = self.rooms.get_mut(id);
         room.head = message.seq;
         room.chain = message.chain;
 
@@ -67,6 +68,7 @@ impl Chat {
         self.forest.append(&self.scratch.record(id, &message));
         tables::put_room(&mut self.forest, id, &self.rooms.row(id));
         self.retain(id, message.seq);
+        self.tidy_threads();
 
         let used = Used {
             key: publish.key.0,

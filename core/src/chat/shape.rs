@@ -21,6 +21,11 @@ const PAGE_BYTES: usize = 4000;
 const UNDER_WAY: u32 = 16;
 /// Most bytes of an interval's messages for which memory is set aside. An interval that brings more takes more.
 const INTERVAL_BYTES: u64 = 16 << 20;
+/// Bytes by which the records of a message may exceed the command that brought it: what the command says once and
+/// records say beside it, and the place in its thread.
+const RECORD_BEYOND: u64 = 128;
+/// Bytes of the shortest command that brings a message.
+const COMMAND_LEAST: u64 = 68;
 /// Bytes that a message is taken to have, when memory is set aside for places of messages.
 const USUAL_RECORD: u64 = 256;
 
@@ -30,10 +35,12 @@ pub fn forest_shape(limits: &Limits, layout: &Layout) -> ForestShape {
     let grid = layout.grid();
     let is_simulated = layout.wal_slots <= SIMULATED_SLOTS;
     let (erasures_max, erasures_per_work) = if is_simulated { (16, 4) } else { (256, 16) };
+    let entry = layout.entry_max() as u64;
+    let of_entry = entry + entry / COMMAND_LEAST * RECORD_BEYOND;
     let interval = layout.interval().saturating_mul(layout.entry_max() as u64).min(INTERVAL_BYTES);
     ForestShape {
         grid,
-        rooms: limits.rooms,
+        rooms: limits.rooms + limits.threads,
         fan_out: if is_simulated { FAN_OUT_SIMULATED } else { FAN_OUT },
         record_max: history::record_max(limits),
         page_bytes: PAGE_BYTES.min(grid.body_max() / 2).max(tables::ROW_MAX) as u32,
@@ -43,7 +50,7 @@ pub fn forest_shape(limits: &Limits, layout: &Layout) -> ForestShape {
         under_way: UNDER_WAY,
         interval_records: (interval / USUAL_RECORD) as u32,
         interval_bytes: interval as u32,
-        interval_bytes_max: layout.interval().saturating_mul(layout.entry_max() as u64),
+        interval_bytes_max: layout.interval().saturating_mul(of_entry),
     }
 }
 

@@ -13,6 +13,7 @@ use super::checkpoint::require;
 use super::dedup::{USED, Used};
 use super::limits::Limits;
 use super::names::UserName;
+use super::threads::{THREAD, ThreadRow};
 use crate::store::forest::Forest;
 use crate::store::pages::TableShape;
 use crate::types::{FIRST_RELEASE, TenantId};
@@ -28,6 +29,8 @@ pub(super) const STAYS: usize = 4;
 /// One row: the release of the last executed op less [`FIRST_RELEASE`], and the shard's key horizon. So an empty
 /// forest is the empty state.
 pub(super) const COUNTERS: usize = 5;
+/// One row more than there may be threads: the last one says which of them is looked at next.
+pub(super) const THREADS: usize = 6;
 
 const ROOM: usize = 4 + 8 + 8 + 32 + 1 + ROOM_NAME_MAX;
 const AUTHOR: usize = 4 + 8 + 1 + USER_NAME_MAX;
@@ -37,7 +40,7 @@ const COUNTER: usize = 4 + 8;
 
 /// Bytes of the largest row.
 pub(super) const ROW_MAX: usize = ROOM;
-const _: () = assert!(ROOM >= USED && ROOM >= AUTHOR && ROOM >= PERSON);
+const _: () = assert!(ROOM >= USED && ROOM >= AUTHOR && ROOM >= PERSON && ROOM >= THREAD);
 
 /// The tables that such limits need, by their numbers.
 pub(super) fn shapes(limits: &Limits) -> Vec<TableShape> {
@@ -49,6 +52,7 @@ pub(super) fn shapes(limits: &Limits) -> Vec<TableShape> {
         table(PERSON, limits.present),
         table(STAY, limits.present),
         table(COUNTER, 1),
+        table(THREAD, if limits.threads == 0 { 0 } else { limits.threads + 1 }),
     ]
 }
 
@@ -138,6 +142,15 @@ pub(super) fn put_horizon(forest: &mut Forest, horizon: u64) {
     forest.slot_mut(COUNTERS, 0)[4..].copy_from_slice(&horizon.to_le_bytes());
 }
 
+pub(super) fn put_thread(forest: &mut Forest, slot: u32, thread: &ThreadRow) {
+    row(forest, THREADS, slot).put(thread.as_bytes());
+}
+
+/// Which thread is looked at next.
+pub(super) fn put_hand(forest: &mut Forest, limit: u32, hand: u32) {
+    row(forest, THREADS, limit).put(&hand.to_le_bytes());
+}
+
 /// The slot is free.
 pub(super) fn clear(forest: &mut Forest, table: usize, slot: u32) {
     forest.slot_mut(table, slot).fill(0);
@@ -178,6 +191,18 @@ pub(super) fn stay(forest: &Forest, slot: u32) -> Result<Option<(u32, u64)>, Mal
     let Some(mut row) = taken(forest, STAYS, slot) else { return Ok(None) };
     let person = row.u32()?.checked_sub(1).ok_or(Malformed)?;
     Ok(Some((person, row.u64()?)))
+}
+
+pub(super) fn thread(forest: &Forest, slot: u32) -> Result<Option<ThreadRow>, Malformed> {
+    let Some(row) = taken(forest, THREADS, slot) else { return Ok(None) };
+    ThreadRow::read_from_bytes(row.rest()).map(Some).map_err(|_| Malformed)
+}
+
+pub(super) fn hand(forest: &Forest, limit: u32) -> Result<u32, Malformed> {
+    let mut row = Reader::new(forest.slot(THREADS, limit));
+    let hand = row.u32()?;
+    require(row.rest().iter().all(|byte| *byte == 0))?;
+    Ok(hand)
 }
 
 /// The release of the last executed op, and the shard's key horizon.

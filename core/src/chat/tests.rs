@@ -3,6 +3,7 @@
 mod disk;
 mod export;
 mod model;
+mod pages;
 
 use alloc::format;
 use alloc::string::String;
@@ -14,7 +15,7 @@ use super::*;
 use crate::store::grid::block::BlockRef;
 use crate::store::history;
 use crate::store::history::reader::NoBlocks;
-use crate::wire::chat::{AnswerHead, KIND_MESSAGE, Key, MessageEvent, OUTCOME, Query};
+use crate::wire::chat::{AnswerHead, KIND_MESSAGE, Key, MessageEvent, OUTCOME, Query, Thread};
 
 /// Blocks of a sector, levels of two runs: everything happens within a few hundred messages.
 pub(super) const LAYOUT: Layout =
@@ -446,13 +447,14 @@ fn the_largest_state_has_room() {
         let (room, user) = (room(number % 3), user(number));
         let (content_type, body) = (&*content_type, &*body);
         let key = key(i64::from(number), 1);
-        let said = Publish { room: &room, user: &user, content_type, body, ..message(key, b"") };
+        let parent = u64::from(number >= 3);
+        let said = Publish { room: &room, user: &user, content_type, body, parent, ..message(key, b"") };
         assert_eq!(world.one(publish(said)).error, None);
     }
     let usage = world.chat.usage();
     assert_eq!((usage.rooms, usage.keys, usage.present), (3, 16, 5));
     let view = world.chat.forest().view();
-    let largest = view.memory[1].get(history::Key { room: 0, seq: 1 }).unwrap().size();
+    let largest = view.memory[1].get(history::Key { room: 0, seq: 2 }).unwrap().size();
     assert_eq!(largest as u32, world.chat.forest().shape().record_max);
     world.restart();
     assert!(world.chat.usage().blocks > 100 / 3);

@@ -3,8 +3,10 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::page::{self, AskedPage};
 use crate::errors::ErrorCode;
 use crate::wire::chat::Key;
+use crate::wire::page::Span;
 
 /// A command and the client's number for it (zero in the line protocol).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,9 @@ pub(super) enum Method<'a> {
     },
     History {
         room: &'a str,
-        from: u64,
+        /// The parent; zero: the whole room.
+        thread: u64,
+        span: Span,
         limit: u32,
         linearizable: bool,
     },
@@ -98,7 +102,7 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     publish: Option<Publish<'a>>,
     #[serde(borrow, default)]
-    history: Option<History<'a>>,
+    history: Option<AskedPage<'a>>,
     #[serde(borrow, default)]
     presence: Option<Presence<'a>>,
     #[serde(default)]
@@ -152,17 +156,6 @@ struct Publish<'a> {
 }
 
 #[derive(Deserialize)]
-struct History<'a> {
-    room: &'a str,
-    #[serde(borrow, default)]
-    from: Option<&'a str>,
-    #[serde(default)]
-    limit: Option<u32>,
-    #[serde(borrow, default)]
-    consistency: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
 struct Presence<'a> {
     room: &'a str,
     #[serde(borrow, default)]
@@ -170,7 +163,7 @@ struct Presence<'a> {
 }
 
 /// `local` unless said otherwise.
-fn is_linearizable(consistency: Option<&str>) -> Option<bool> {
+pub(super) fn is_linearizable(consistency: Option<&str>) -> Option<bool> {
     match consistency {
         None | Some("local") => Some(false),
         Some("linearizable") => Some(true),
@@ -218,12 +211,7 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Asked<'_>, Refused> {
         };
         Method::Subscribe { room: subscribe.room, since }
     } else if let Some(history) = envelope.history {
-        let from = history.from.map_or(Ok(0), number)?;
-        let Some(linearizable) = is_linearizable(history.consistency) else {
-            return refuse(id, ErrorCode::Malformed);
-        };
-        let limit = history.limit.unwrap_or(50).min(PAGE_MAX);
-        Method::History { room: history.room, from, limit, linearizable }
+        history.method().map_err(|error| Refused { id, error })?
     } else if let Some(Room { room }) = envelope.unsubscribe {
         Method::Unsubscribe { room }
     } else if let Some(Room { room }) = envelope.room_open {
@@ -284,11 +272,16 @@ pub(super) fn parse_line<'a>(line: &'a [u8], room: Option<&'a str>) -> Result<As
             Method::Publish { room: joined?, key, parent: 0, expect_seq: None, body, json: false }
         }
         "users" => Method::Presence { room: joined?, linearizable: false },
-        "history" => {
-            let limit = if rest.is_empty() { Ok(20) } else { rest.parse() };
-            let Ok(limit) = limit else { return refuse(ErrorCode::Malformed) };
-            let limit = u32::min(limit, PAGE_MAX);
-            Method::History { room: joined?, from: 0, limit, linearizable: false }
+        "history" => page::line(joined?, 0, rest).map_err(|error| Refused { id: 0, error })?,
+        "thread" => page::thread_line(joined?, rest).map_err(|error| Refused { id: 0, error })?,
+        "reply" => {
+            let (parent, body) = rest.split_once(' ').unwrap_or((rest, ""));
+            let Ok(parent) = parent.parse() else { return refuse(ErrorCode::Malformed) };
+            if body.is_empty() {
+                return refuse(ErrorCode::BodyMissing);
+            }
+            let body = body.as_bytes();
+            Method::Publish { room: joined?, key: None, parent, expect_seq: None, body, json: false }
         }
         "help" => Method::Help,
         "exit" | "quit" => Method::Exit,

@@ -13,6 +13,7 @@ mod command;
 mod connection;
 mod feed;
 pub mod loads;
+mod page;
 mod reads;
 mod rooms;
 mod serve;

@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     },
     History {
         id: u32,
+        /// The parent, of a page of a thread.
+        thread: u64,
     },
     Presence {
         id: u32,
@@ -163,7 +165,7 @@ impl Edge {
 
     fn gave_up(&mut self, connection: ConnectionId, purpose: Purpose, effects: &mut EdgeEffects) {
         match purpose {
-            Purpose::History { id } | Purpose::Presence { id } => {
+            Purpose::History { id, .. } | Purpose::Presence { id } => {
                 self.say_error(connection, id, ErrorCode::Behind, 0, effects);
                 self.close_if_http(connection, effects);
             }
@@ -196,7 +198,9 @@ impl Edge {
             client.floor = client.floor.max(commit);
         }
         match purpose {
-            Purpose::History { id } => self.history_page(connection, id, &head, reader, effects),
+            Purpose::History { id, thread } => {
+                self.history_page(connection, (id, thread), &head, reader, effects);
+            }
             Purpose::Presence { id } => self.present(connection, id, &head, reader, effects),
             Purpose::Subscription { room } => {
                 self.subscription_page(connection, room, &head, commit, reader, effects);

@@ -20,10 +20,11 @@ use crate::errors::ErrorCode;
 use crate::io::{CloseCode, EdgeEffects, Transport};
 use crate::types::{ConnectionId, Instant};
 use crate::wire::chat::{
-    AnswerHead, COMMANDS_MAX, Command as ChatCommand, KIND_MESSAGE, Key, Outcome, Publish, Query, RoomEvent,
+    AnswerHead, COMMANDS_MAX, Command as ChatCommand, KIND_MESSAGE, Key, Outcome, Publish, Query,
 };
 use crate::wire::codec::Reader;
 use crate::wire::frame::Frame;
+use crate::wire::page::PageQuery;
 
 const _: () = assert!(COMMANDS_MAX > 0);
 
@@ -171,9 +172,10 @@ impl Edge {
                 Ok(())
             }
             Method::Unsubscribe { room } => self.leave(connection, id, user, room, effects),
-            Method::History { room, from, limit, linearizable } => {
-                let query = Query::History { tenant, room, from, limit: Self::limit_of(limit) };
-                self.read(connection, Purpose::History { id }, &query, linearizable, effects)
+            Method::History { room, thread, span, limit, linearizable } => {
+                let limit = Self::limit_of(limit);
+                let query = Query::Page(PageQuery { tenant, room, thread, span, limit });
+                self.read(connection, Purpose::History { id, thread }, &query, linearizable, effects)
             }
             Method::Presence { room, linearizable } => {
                 let query = Query::Presence { tenant, room };
@@ -400,13 +402,18 @@ impl Edge {
     }
 
     fn help(&mut self, connection: ConnectionId, effects: &mut EdgeEffects) {
-        const LINES: [&str; 8] = [
+        const LINES: [&str; 13] = [
             "login TOKEN         say who you are",
             "join ROOM           come into a room, opening it if need be",
             "send TEXT           say something in the room you joined last",
             "send-key KEY TEXT   the same with your own key (32 hexadecimal digits), safe to repeat",
+            "reply SEQ TEXT      answer message SEQ: what answers it is its thread",
             "users               who is here",
             "history [N]         the last N messages",
+            "history from SEQ [N]     N messages from there on; also before SEQ, around SEQ,",
+            "history since TIME [N]   and by Unix time in nanoseconds; also until TIME",
+            "thread SEQ [N]      the last N answers to message SEQ",
+            "thread SEQ from N   answers from the N-th on; also before, around, since, until",
             "leave [ROOM]        leave a room",
             "exit                leave altogether",
         ];
@@ -472,30 +479,6 @@ impl Edge {
             }
             Waiting::Nobody => {}
         }
-        self.close_if_http(connection, effects);
-    }
-
-    pub(super) fn history_page(
-        &mut self,
-        connection: ConnectionId,
-        id: u32,
-        head: &AnswerHead,
-        mut reader: Reader<'_>,
-        effects: &mut EdgeEffects,
-    ) {
-        if let Some(error) = head.error {
-            self.say_error(connection, id, error, head.first, effects);
-            return self.close_if_http(connection, effects);
-        }
-        let Some(client) = self.connections.get(&connection) else { return };
-        let (transport, op) = (client.transport, client.floor);
-        if transport == Transport::Line {
-            while let Ok(RoomEvent::Message(message)) = RoomEvent::decode(&mut reader) {
-                self.frame_for(connection, |out, _| text::line(out, &message), effects);
-            }
-            return;
-        }
-        self.frame_for(connection, |out, _| write_history(out, id, op, head, reader), effects);
         self.close_if_http(connection, effects);
     }
 
@@ -588,33 +571,6 @@ fn write_room_open(out: &mut Vec<u8>, id: u32, outcome: &Outcome) {
     text::text(out, ",\"chain\":\"");
     text::hex(out, &outcome.chain.0);
     text::text(out, "\"}}");
-}
-
-fn write_history(out: &mut Vec<u8>, id: u32, op: u64, head: &AnswerHead, mut reader: Reader<'_>) {
-    out.push(b'{');
-    text::id(out, id);
-    text::text(out, "\"history\":{\"epoch\":");
-    text::big(out, head.epoch);
-    text::text(out, ",\"op\":");
-    text::big(out, op);
-    text::text(out, ",\"first\":");
-    text::big(out, head.first);
-    text::text(out, ",\"head\":");
-    text::big(out, head.head);
-    text::text(out, ",\"chain\":\"");
-    text::hex(out, &head.chain.0);
-    text::text(
-        out,
-        if head.more { "\",\"more\":true,\"messages\":[" } else { "\",\"more\":false,\"messages\":[" },
-    );
-    let mut first = true;
-    while let Ok(RoomEvent::Message(message)) = RoomEvent::decode(&mut reader) {
-        if !core::mem::take(&mut first) {
-            out.push(b',');
-        }
-        text::event(out, &message);
-    }
-    text::text(out, "]}}");
 }
 
 fn write_present(

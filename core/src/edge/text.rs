@@ -200,6 +200,16 @@ pub(super) fn event(out: &mut Vec<u8>, message: &MessageEvent<'_>) {
     if message.parent > 0 {
         text(out, ",\"parent\":");
         big(out, message.parent);
+        if message.thread.seq > 0 {
+            text(out, ",\"thread_seq\":");
+            big(out, message.thread.seq);
+        }
+    }
+    if message.thread.replies > 0 {
+        text(out, ",\"replies\":");
+        big(out, message.thread.replies);
+        text(out, ",\"last_reply\":");
+        big(out, message.thread.last_reply);
     }
     text(out, ",\"chain\":\"");
     hex(out, &message.chain.0);

@@ -27,7 +27,6 @@ use crate::store::grid::block::BlockRef;
 use crate::store::history::reader::Blocks as GridBlocks;
 use crate::types::{Address, EdgeId, Instant, ReplicaId};
 use crate::wire::chat::AnswerHead;
-use crate::wire::entry::Digest;
 use crate::wire::frame::{Command, Frame};
 
 /// Linearizable reads that wait at a time; more are for the edge to ask again.
@@ -225,9 +224,7 @@ impl<M: Machine> Replica<M> {
             return Ok(());
         };
         if query.header.op.get() > self.commit_min() {
-            let error = Some(ErrorCode::Behind);
-            let head =
-                AnswerHead { error, epoch: 0, first: 0, head: 0, chain: Digest::ZERO, count: 0, more: false };
+            let head = AnswerHead::bare(Some(ErrorCode::Behind));
             head.encode(&mut draft).expect("an entry holds an answer's head");
             self.mark(Mark::ReadBehind);
         } else {

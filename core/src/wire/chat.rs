@@ -5,6 +5,7 @@
 
 use super::codec::{Malformed, Put, Reader};
 use super::entry::Digest;
+use super::page::PageQuery;
 use crate::errors::ErrorCode;
 use crate::pool::Full;
 use crate::types::TenantId;
@@ -238,6 +239,46 @@ pub struct MessageEvent<'a> {
     pub salt: [u8; 16],
     pub content_type: &'a str,
     pub body: &'a [u8],
+    pub thread: Thread,
+}
+
+/// A message's place in the thread that it belongs to, and the thread that it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thread {
+    /// Its number among the replies to its parent: 1, 2, 3, ... without gaps; zero: it answers nothing.
+    pub seq: u64,
+    /// Replies that it has, and the sequence of the last of them. In pages that were asked for alone: what is
+    /// delivered live has none yet.
+    pub replies: u64,
+    pub last_reply: u64,
+}
+
+/// Bytes of an encoded [`Thread`] that says something.
+const THREAD: usize = 8 * 3;
+
+impl Thread {
+    fn size(self) -> usize {
+        1 + if self == Self::default() { 0 } else { THREAD }
+    }
+
+    fn encode(self, out: &mut impl Put) -> Result<(), Full> {
+        let says_something = self != Self::default();
+        out.put_u8(u8::from(says_something))?;
+        if says_something {
+            for field in [self.seq, self.replies, self.last_reply] {
+                out.put_u64(field)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(fields: &mut Reader<'_>) -> Result<Self, Malformed> {
+        if !flag(fields.u8()?)? {
+            return Ok(Self::default());
+        }
+        let thread = Self { seq: fields.u64()?, replies: fields.u64()?, last_reply: fields.u64()? };
+        if thread == Self::default() { Err(Malformed) } else { Ok(thread) }
+    }
 }
 
 /// What an op did that somebody may be waiting for. In the feed in the order in which it happened.
@@ -267,7 +308,22 @@ impl<'a> MessageEvent<'a> {
     #[must_use]
     pub fn size(&self) -> usize {
         let names = 1 + self.room.len() + 1 + self.author.len() + 1 + self.content_type.len();
-        4 + 1 + 4 + names + 8 + 8 + 8 + 4 + 8 + 16 + 1 + 8 + 32 + 16 + 4 + self.body.len()
+        4 + 1
+            + 4
+            + names
+            + 8
+            + 8
+            + 8
+            + 4
+            + 8
+            + 16
+            + 1
+            + 8
+            + 32
+            + 16
+            + 4
+            + self.body.len()
+            + self.thread.size()
     }
 }
 
@@ -300,7 +356,8 @@ impl<'a> RoomEvent<'a> {
                 out.put_u64(message.parent)?;
                 out.put(&message.chain.0)?;
                 out.put(&message.salt)?;
-                out.put_long(message.body)
+                out.put_long(message.body)?;
+                message.thread.encode(out)
             }
             Self::Presence { tenant, room, user, present } => {
                 out.put_u8(EVENT_PRESENCE)?;
@@ -331,6 +388,7 @@ impl<'a> RoomEvent<'a> {
                 let (time, key) = (fields.u64()?, Key(fields.array()?));
                 let (kind, parent) = (fields.u8()?, fields.u64()?);
                 let (chain, salt, body) = (Digest(fields.array()?), fields.array()?, fields.long()?);
+                let thread = Thread::decode(&mut fields)?;
                 Self::Message(MessageEvent {
                     tenant,
                     room,
@@ -347,6 +405,7 @@ impl<'a> RoomEvent<'a> {
                     salt,
                     content_type,
                     body,
+                    thread,
                 })
             }
             EVENT_PRESENCE => {
@@ -369,10 +428,13 @@ pub enum Query<'a> {
     History { tenant: TenantId, room: &'a str, from: u64, limit: u32 },
     /// Everyone present in a room.
     Presence { tenant: TenantId, room: &'a str },
+    /// A page that somebody asked for, of a room or of a thread.
+    Page(PageQuery<'a>),
 }
 
 const QUERY_HISTORY: u8 = 1;
 const QUERY_PRESENCE: u8 = 2;
+const QUERY_PAGE: u8 = 3;
 
 impl<'a> Query<'a> {
     pub fn encode(&self, out: &mut impl Put) -> Result<(), Full> {
@@ -389,6 +451,12 @@ impl<'a> Query<'a> {
                 out.put_u32(tenant.0)?;
                 out.put_short(room.as_bytes())
             }
+            Self::Page(ref page) => {
+                out.put_u8(QUERY_PAGE)?;
+                out.put_u32(page.tenant.0)?;
+                out.put_short(page.room.as_bytes())?;
+                page.encode(out)
+            }
         }
     }
 
@@ -400,6 +468,7 @@ impl<'a> Query<'a> {
         let query = match kind {
             QUERY_HISTORY => Self::History { tenant, room, from: fields.u64()?, limit: fields.u32()? },
             QUERY_PRESENCE => Self::Presence { tenant, room },
+            QUERY_PAGE => Self::Page(PageQuery::decode(tenant, room, &mut fields)?),
             _ => return Err(Malformed),
         };
         fields.finish()?;
@@ -418,24 +487,43 @@ pub struct AnswerHead {
     pub head: u64,
     /// The chain value at the head.
     pub chain: Digest,
+    /// Of a page of a thread: the first number of a reply that is still there and the last one; else zero.
+    pub thread: [u64; 2],
     /// Items that follow.
     pub count: u32,
     /// Whether more exists beyond the last item (history: above it; presence: names that did not fit).
     pub more: bool,
+    /// Of a page that was asked for: whether older ones exist below its first item.
+    pub older: bool,
 }
 
 /// Bytes of an encoded [`AnswerHead`].
-pub const ANSWER_HEAD: usize = 4 + 8 * 3 + 32 + 4 + 1;
+pub const ANSWER_HEAD: usize = 4 + 8 * 3 + 32 + 8 * 2 + 4 + 1;
 
 impl AnswerHead {
+    /// Of an answer that has nothing to say yet, or nothing but an error.
+    #[must_use]
+    pub fn bare(error: Option<ErrorCode>) -> Self {
+        let (chain, thread) = (Digest::ZERO, [0; 2]);
+        Self { error, epoch: 0, first: 0, head: 0, chain, thread, count: 0, more: false, older: false }
+    }
+
     pub fn encode(&self, out: &mut impl Put) -> Result<(), Full> {
         out.put_u32(self.error.map_or(0, ErrorCode::code))?;
         out.put_u64(self.epoch)?;
         out.put_u64(self.first)?;
         out.put_u64(self.head)?;
         out.put(&self.chain.0)?;
+        out.put_u64(self.thread[0])?;
+        out.put_u64(self.thread[1])?;
         out.put_u32(self.count)?;
-        out.put_u8(u8::from(self.more))
+        out.put_u8(Self::ends(self.more, self.older))
+    }
+
+    /// The last byte of a head.
+    #[must_use]
+    pub fn ends(more: bool, older: bool) -> u8 {
+        u8::from(more) | u8::from(older) << 1
     }
 
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -444,8 +532,13 @@ impl AnswerHead {
             code => Some(ErrorCode::from_code(code).ok_or(Malformed)?),
         };
         let (epoch, first, head) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let (chain, count, more) = (Digest(reader.array()?), reader.u32()?, flag(reader.u8()?)?);
-        Ok(Self { error, epoch, first, head, chain, count, more })
+        let (chain, thread) = (Digest(reader.array()?), [reader.u64()?, reader.u64()?]);
+        let (count, ends) = (reader.u32()?, reader.u8()?);
+        if ends > Self::ends(true, true) {
+            return Err(Malformed);
+        }
+        let (more, older) = (ends & 1 != 0, ends & 2 != 0);
+        Ok(Self { error, epoch, first, head, chain, thread, count, more, older })
     }
 }
 

@@ -5,3 +5,4 @@ pub mod chat;
 pub mod codec;
 pub mod entry;
 pub mod frame;
+pub mod page;

@@ -194,6 +194,7 @@ mod tests {
             key: Key([7; 16]),
             kind: 1,
             parent: 0,
+            thread_seq: 0,
             content_type: "text/plain".into(),
             salt: [5; 16],
             chain: Digest::ZERO,

@@ -76,15 +76,15 @@ impl Checker for Linearizability {
                 self.saw(*user, &message.room, message.seq);
                 self.message(message)
             }
-            What::HistoryCalled { user, call, room, linearizable } => {
+            What::HistoryCalled { user, call, room, linearizable, .. } => {
                 let own = self.seen.get(&(*user, room.clone()));
                 let floor = if *linearizable { self.visible.get(room) } else { own };
                 let floor = floor.copied().unwrap_or(0);
                 self.reads.insert(*call, floor);
                 Ok(())
             }
-            What::HistoryRead { call, room, first, head, messages, .. } => {
-                self.read(*call, room, *first, *head, messages)
+            What::HistoryRead { call, room, first, head, ends, messages, .. } => {
+                self.read(*call, room, (*first, *head, ends.thread.is_some()), messages)
             }
             _ => Ok(()),
         }
@@ -149,8 +149,7 @@ impl Linearizability {
         &mut self,
         call: CallId,
         room: &str,
-        first: u64,
-        head: u64,
+        (first, head, is_thread): (u64, u64, bool),
         messages: &[SeenMessage],
     ) -> Result<(), Violation> {
         let Some(floor) = self.reads.remove(&call) else {
@@ -165,7 +164,9 @@ impl Linearizability {
         let from = messages.first().map_or(first, |message| message.seq);
         for (message, expected) in messages.iter().zip(from..) {
             let seq = message.seq;
-            if seq != expected || seq < first || seq > head || message.room != room {
+            // Which of a room's messages a thread has is for the checker of pages.
+            let is_next = seq == expected || is_thread;
+            if !is_next || seq < first || seq > head || message.room != room {
                 let of = &message.room;
                 return violated(
                     NAME,

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod linearizability;
 pub mod liveness;
 pub mod membership;
+pub mod pages;
 pub mod presence;
 pub mod release;
 pub mod storage;
@@ -72,6 +73,7 @@ impl Suite {
                 Box::new(exactly_once::ExactlyOnce::default()),
                 Box::new(delivery::Delivery::default()),
                 Box::new(linearizability::Linearizability::default()),
+                Box::new(pages::Pages::default()),
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
                 Box::new(bounds::Bounds),

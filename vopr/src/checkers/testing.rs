@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use io_sim::clock::BEGINNING;
 use io_sim::history::{
-    CallId, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, What,
+    Asked, CallId, Ends, Final, FinalReplica, FinalRoom, Observation, SeenMessage, UserId, Violation, Way,
+    What,
 };
 use tigerchat_core::types::{Address, Instant, ReplicaId, ShardId, TenantId};
 use tigerchat_core::vsr::load::Load;
@@ -23,6 +24,7 @@ use super::exactly_once::ExactlyOnce;
 use super::linearizability::Linearizability;
 use super::liveness::Liveness;
 use super::membership::Membership;
+use super::pages::Pages;
 use super::presence::Presence;
 use super::release::Release;
 use super::storage::Storage;
@@ -54,7 +56,7 @@ macro_rules! fresh {
 }
 
 fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
-fresh!(Presence Release Storage Time View ViewChange);
+fresh!(Pages Presence Release Storage Time View ViewChange);
 
 impl Fresh for Chain {
     fn fresh() -> Self {
@@ -92,6 +94,7 @@ impl Story {
             user: UserId(1),
             call: CallId(50),
             room: ROOM.into(),
+            asked: Asked { thread: 0, way: Way::From(1), limit: 8 },
             linearizable: false,
         });
         story.push(What::HistoryRead {
@@ -100,6 +103,7 @@ impl Story {
             room: ROOM.into(),
             first: 1,
             head: 3,
+            ends: Ends::default(),
             messages: messages.clone(),
         });
         story.push(What::Healed { core: (0..3).map(ReplicaId).collect() });
@@ -168,7 +172,7 @@ impl Story {
         body: &[u8],
     ) {
         let (room, author, body) = (room.into(), author.into(), body.to_vec());
-        self.push(What::Published { user, call, room, author, key, body });
+        self.push(What::Published { user, call, room, author, key, parent: 0, body });
     }
 
     pub(super) fn push(&mut self, what: What) {
@@ -262,6 +266,7 @@ fn messages() -> Vec<SeenMessage> {
             key: Key::new(seq, [1; 10]),
             kind: 1,
             parent: 0,
+            thread_seq: 0,
             content_type: "text/plain".into(),
             salt: [3; 16],
             chain: Digest::ZERO,

@@ -82,5 +82,6 @@ pub(super) fn assert_written(chat: &Chat) {
     }
     chat.dedup.write_all(&mut fresh);
     chat.presence.write_all(&mut fresh);
+    chat.threads.write_all(&chat.forest, &mut fresh);
     assert!(fresh.pages().bytes() == chat.forest.pages().bytes(), "a row was changed and not written");
 }

@@ -13,7 +13,7 @@ use crate::chat::export::{EXPORT_BEGINS, Head, Verified, Verifier, Writer, Wrong
 use crate::store::history;
 use crate::types::{ClusterId, ShardId};
 use crate::vsr::machine::Machine as _;
-use crate::wire::chat::{MessageEvent, Publish, RoomEvent};
+use crate::wire::chat::{MessageEvent, Publish, RoomEvent, Thread};
 use crate::wire::entry::Digest;
 
 /// Bodies of every kind: text, text that JSON has to write otherwise, JSON, none, and no text.
@@ -215,7 +215,7 @@ proptest! {
         let body = if is_text { text.as_bytes() } else { &body };
         let mut message = MessageEvent {
             tenant: TENANT, room: "r", epoch, seq: 1, op: 1, index: 0, time, author: &author, key: key(0, 1),
-            kind, parent: 0, chain: Digest::ZERO, salt, content_type: &text, body,
+            kind, parent: 0, chain: Digest::ZERO, salt, content_type: &text, body, thread: Thread::default(),
         };
         message.chain = chain::next(Digest::ZERO, &message);
         let digest = chain::salted(&salt, body);

@@ -19,13 +19,20 @@ use crate::errors::ErrorCode::{self, *};
 use crate::store::history::reader::NoBlocks;
 use crate::types::TenantId;
 use crate::vsr::machine::{At, Machine};
-use crate::wire::chat::{Command, Key, MessageEvent, OUTCOME, Outcome, Publish, RoomEvent};
+use crate::wire::chat::{Command, Key, MessageEvent, OUTCOME, Outcome, Publish, RoomEvent, Thread};
 use crate::wire::codec::Reader;
 use crate::wire::entry::Digest;
 
 /// Small, so that every table runs over within a few dozen commands.
-const LIMITS: Limits =
-    Limits { rooms: 3, keys: 7, key_horizon_ms: 30_000, present: 4, body_max: 300, room_messages: 0 };
+const LIMITS: Limits = Limits {
+    rooms: 3,
+    keys: 7,
+    key_horizon_ms: 30_000,
+    present: 4,
+    body_max: 300,
+    room_messages: 0,
+    threads: 3,
+};
 /// Keys of one author.
 const SHARE: usize = 2;
 
@@ -82,7 +89,8 @@ pub(super) fn steps(count: usize) -> impl Strategy<Value = Vec<(u64, Step)>> {
     let body = prop_oneof![9 => 0usize..200, 1 => 290usize..310];
     let kind = prop_oneof![30 => Just(1u8), 1 => Just(2u8)];
     let expect = prop_oneof![9 => Just(None), 1 => (0u64..6).prop_map(Some)];
-    let draw = (room.clone(), user.clone(), age, any::<u8>(), 0u64..3, expect, kind, body).prop_map(
+    let parent = prop_oneof![3 => Just(0u64), 2 => 1u64..4, 1 => 4u64..12];
+    let draw = (room.clone(), user.clone(), age, any::<u8>(), parent, expect, kind, body).prop_map(
         |(room, user, age_ms, number, parent, expect, kind, body)| Draw {
             room,
             user,
@@ -113,6 +121,15 @@ pub(super) fn steps(count: usize) -> impl Strategy<Value = Vec<(u64, Step)>> {
 struct Said {
     outcome: Outcome,
     size: usize,
+    parent: u64,
+}
+
+/// A thread: where, under which message, its replies that ever were.
+#[derive(Clone, Debug, PartialEq)]
+struct ModelThread {
+    room: RoomName,
+    parent: u64,
+    replies: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +141,9 @@ struct Model {
     keys: Vec<ModelKey>,
     horizons: BTreeMap<(u32, String), u64>,
     horizon: u64,
+    threads: [Option<ModelThread>; LIMITS.threads as usize],
+    /// The thread that is looked at next.
+    hand: usize,
     present: BTreeSet<(RoomName, String, u64)>,
 }
 
@@ -236,8 +256,12 @@ impl Model {
             return Err((KeyFromFuture, 0));
         }
         let head = self.rooms[name].1.len() as u64;
-        if publish.parent > head {
+        if publish.parent != 0 && !(self.first(name)..=head).contains(&publish.parent) {
             return Err((ParentUnknown, 0));
+        }
+        let is_full = self.threads.iter().all(Option::is_some);
+        if publish.parent != 0 && is_full && self.thread(name, publish.parent).is_none() {
+            return Err((TooManyThreads, 0));
         }
         if publish.expect_seq.is_some_and(|seq| seq != head) {
             return Err((ExpectationFailed, head));
@@ -249,8 +273,9 @@ impl Model {
     }
 
     fn append(&mut self, base: Outcome, name: &RoomName, publish: &Publish<'_>) -> Outcome {
+        let seq = self.rooms[name].1.len() as u64 + 1;
+        let thread = Thread { seq: self.reply(name, publish.parent, seq), ..Thread::default() };
         let (_, said) = self.rooms.get_mut(name).unwrap();
-        let seq = said.len() as u64 + 1;
         let mut event = MessageEvent {
             tenant: publish.tenant,
             room: publish.room,
@@ -267,12 +292,81 @@ impl Model {
             salt: publish.salt,
             content_type: publish.content_type,
             body: publish.body,
+            thread,
         };
         let previous = said.last().map_or([0; 32], |said| said.outcome.chain.0);
         event.chain = Digest(chain_by_hand(previous, &event));
         let outcome = Outcome { seq, chain: event.chain, ..base };
-        said.push(Said { outcome, size: event.size() });
+        said.push(Said { outcome, size: event.size(), parent: publish.parent });
+        self.tidy();
         outcome
+    }
+
+    /// The first message that retention left.
+    fn first(&self, name: &RoomName) -> u64 {
+        let said = self.rooms[name].1.len();
+        let kept = if self.room_messages == 0 { said } else { said.min(self.room_messages) };
+        (said - kept) as u64 + 1
+    }
+
+    fn thread(&self, name: &RoomName, parent: u64) -> Option<usize> {
+        let is = |thread: &ModelThread| thread.room == *name && thread.parent == parent;
+        self.threads.iter().position(|thread| thread.as_ref().is_some_and(is))
+    }
+
+    fn reply(&mut self, name: &RoomName, parent: u64, seq: u64) -> u64 {
+        if parent == 0 {
+            return 0;
+        }
+        let at = self.thread(name, parent).unwrap_or_else(|| {
+            let at = self.threads.iter().position(Option::is_none).unwrap();
+            self.threads[at] = Some(ModelThread { room: name.clone(), parent, replies: vec![] });
+            at
+        });
+        let replies = &mut self.threads[at].as_mut().unwrap().replies;
+        replies.push(seq);
+        replies.len() as u64
+    }
+
+    /// Two threads are looked at: those of which nothing is left are gone.
+    fn tidy(&mut self) {
+        if self.threads.iter().all(Option::is_none) {
+            return;
+        }
+        for _ in 0..2 {
+            let thread = self.threads[self.hand].as_ref();
+            if thread.is_some_and(|it| *it.replies.last().unwrap() < self.first(&it.room)) {
+                self.threads[self.hand] = None;
+            }
+            self.hand = (self.hand + 1) % self.threads.len();
+        }
+    }
+
+    /// Every thread, page by page.
+    fn compare_threads(&self, chat: &Chat, disk: &mut Disk) {
+        let mut seen = chat.threads();
+        seen.sort_unstable();
+        let threads = self.threads.iter().flatten();
+        let mut expected: Vec<_> = threads
+            .clone()
+            .map(|it| (&*it.room.1, it.parent, it.replies.len() as u64, *it.replies.last().unwrap()))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+        for ModelThread { room, parent, replies } in threads {
+            let first = self.first(room);
+            let left: Vec<(u64, u64)> =
+                replies.iter().copied().enumerate().map(|(at, seq)| (at as u64 + 1, seq)).collect();
+            let gone = left.iter().filter(|(_, seq)| *seq < first).count();
+            let page = super::pages::ask_thread(chat, TenantId(room.0), &room.1, *parent, disk);
+            if gone == left.len() {
+                assert_eq!(page, Err(PositionGone));
+            } else {
+                assert_eq!(page, Ok(left[gone..].to_vec()));
+                let said = &self.rooms[room].1;
+                assert!(left.iter().all(|(_, seq)| said[*seq as usize - 1].parent == *parent));
+            }
+        }
     }
 
     /// A new key takes the place of the one that leaves for it.
@@ -325,6 +419,7 @@ impl Model {
                 self.present.iter().filter(|stay| stay.0 == *name).map(|stay| &*stay.1).collect();
             assert!(chat.present(room.tenant, room.name).into_iter().eq(users));
         }
+        self.compare_threads(chat, disk);
         let usage = chat.usage();
         assert_eq!(usage.keys as usize, self.keys.len());
         assert_eq!(usage.key_horizon_ms, self.horizon);
