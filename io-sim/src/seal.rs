@@ -61,7 +61,7 @@ impl StandIn {
     /// What the superblock of its disk says.
     #[must_use]
     pub fn envelope(&self) -> Envelope {
-        Envelope { master: [0xA5; 8], check: self.check(), wrapped: [0; WRAPPED] }
+        Envelope { master: [0xA5; 8], check: self.check(), wrapped: [0; WRAPPED], before: None }
     }
 
     /// Whether all sectors of a write were sealed for this disk.

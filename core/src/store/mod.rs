@@ -10,6 +10,7 @@ pub mod history;
 pub mod layout;
 pub mod pages;
 pub mod reborn;
+pub mod rotation;
 pub mod sealing;
 pub mod sector;
 pub mod slot;

@@ -140,7 +140,14 @@ pub fn open(place: Place<'_>, offset: u64, sector: &[u8], out: &mut Vec<u8>) -> 
                 }
                 whole
             }
-            Some(sealing) => unseal(sealing, place, offset, sector, out),
+            Some(sealing) => {
+                unseal(sealing, place, offset, sector, out)
+                    || match sealing.before() {
+                        // What was sealed before the node key changed.
+                        Some(older) => unseal(older, place, offset, sector, out),
+                        None => false,
+                    }
+            }
         };
     if whole { Found::Valid(stamp(sector)) } else { Found::Corrupt }
 }
