@@ -74,6 +74,25 @@ pub fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
     ))
 }
 
+/// The master key that a new data file is sealed with. None if it is not to be: that has to be said, but of a developer's.
+pub fn key_for(
+    config: &ShardConfig,
+    flag: Option<&Path>,
+    is_unsealed: bool,
+) -> Result<Option<MasterKey>, String> {
+    if is_unsealed {
+        return Ok(None);
+    }
+    let is_dev = config.layout == shard_config(config.cluster, config.replica, Size::Dev).layout;
+    match MasterKey::find(flag)? {
+        None if !is_dev => Err(keys::missing(
+            &"expected a master key to seal the file with, found none (`tigerchat key make FILE` makes one; --unsealed \
+              leaves the file as anybody can read it who has the disk)",
+        )),
+        key => Ok(key),
+    }
+}
+
 /// Makes a replica's data file, sealed if there is a key.
 pub fn format(
     path: &Path,
@@ -174,7 +193,11 @@ pub fn replica(
     let mut effects = Vec::new();
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
-    let sealed = if sealing.is_some() { "sealed, " } else { "" };
+    let sealed = match &sealing {
+        None => "not sealed, ",
+        Some(sealing) if sealing.before().is_none() => "sealed, ",
+        Some(_) => "sealed, with two keys (`tigerchat key rotate` goes on when it is stopped), ",
+    };
     let start = Start { binary, sealing, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, config.layout.grid(), reactor.waker());

@@ -8,6 +8,7 @@ pub mod forest;
 pub mod grid;
 pub mod history;
 pub mod layout;
+pub mod misplaced;
 pub mod pages;
 pub mod reborn;
 pub mod rotation;

@@ -447,7 +447,7 @@ mod tests {
                 let mut file = Memory::new(before.clone());
                 file.left = point;
                 let crashed = all(&mut file);
-                assert_eq!(crashed.is_err(), true, "point {point}");
+                assert!(crashed.is_err(), "point {point}");
                 file.crash(kept);
                 let named = as_named(&file.durable);
                 phases.insert((named.check(), named.before().is_some()));

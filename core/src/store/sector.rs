@@ -179,6 +179,11 @@ fn bound(place: Place<'_>, offset: u64, sector: &[u8]) -> [u8; BOUND] {
     bound
 }
 
+/// What a sector's trailer says of it, proven by nothing.
+pub(super) fn claim(sector: &[u8]) -> Option<Stamp> {
+    (sector.len() == SECTOR).then(|| stamp(sector))
+}
+
 fn stamp(sector: &[u8]) -> Stamp {
     let number = |at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().expect("8 bytes"));
     let index = u32::from_le_bytes(sector[INDEX..ZONE].try_into().expect("4 bytes"));
