@@ -8,6 +8,7 @@ use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits, TokenEntry};
 use tigerchat_core::io::FileId;
 use tigerchat_core::pool::Pool;
 use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
+use tigerchat_core::store::sealing::Sealer;
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
 use tigerchat_core::vsr::membership::Members;
@@ -193,11 +194,7 @@ pub fn replica(
     let mut effects = Vec::new();
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
-    let sealed = match &sealing {
-        None => "not sealed, ",
-        Some(sealing) if sealing.before().is_none() => "sealed, ",
-        Some(_) => "sealed, with two keys (`tigerchat key rotate` goes on when it is stopped), ",
-    };
+    let sealed = how_sealed(&sealing);
     let start = Start { binary, sealing, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, config.layout.grid(), reactor.waker());
@@ -207,6 +204,14 @@ pub fn replica(
     let line =
         format!("replica {me} of {of} in cluster {}, {sealed}{io}, {}", config.cluster, path.display());
     Ok((reactor, line))
+}
+
+fn how_sealed(sealing: &Sealer) -> &'static str {
+    match sealing {
+        None => "not sealed, ",
+        Some(sealing) if sealing.before().is_none() => "sealed, ",
+        Some(_) => "sealed, with two keys (`tigerchat key rotate` goes on when it is stopped), ",
+    }
 }
 
 /// What an edge is started with.

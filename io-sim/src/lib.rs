@@ -30,6 +30,7 @@ pub mod random;
 pub mod recipe;
 pub mod releases;
 pub mod report;
+mod rotate;
 mod run;
 pub mod scenario;
 mod script;

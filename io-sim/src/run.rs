@@ -88,6 +88,7 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
         struck: std::mem::take(&mut world.struck),
         marks: world.marks,
         disks: world.disk_counts(),
+        rotated: world.rotated(),
         intrusions: world.outsider.intrusions,
         harm: world.outsider.harm.take(),
         starved: world.starved(),
