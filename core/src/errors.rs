@@ -2,7 +2,8 @@
 //!
 //! Append-only: a number, once released, keeps its meaning for ever. `docs/errors.md` is generated from here
 //! (`cargo xtask errors`). Ranges: 10xxx general, 11xxx limits, 12xxx cluster, 13xxx writes, 14xxx positions,
-//! 15xxx content, 16xxx operations, 40xxx for applications. Zero is success and never shown.
+//! 15xxx content, 16xxx operations, 17xxx data files
+//! and their keys, 40xxx for applications. Zero is success and never shown.
 
 use core::fmt;
 
@@ -95,6 +96,14 @@ registry! {
     QuorumsUnsafe = 16010, "quorums_unsafe", false, "no quorums of the voters after this change intersect with those before", "change one voter at a time, and keep at least one";
     TooManyReplicas = 16011, "too_many_replicas", false, "a shard has at most 7 voters and 8 members", "remove one first";
     ReleaseUnfit = 16012, "release_unfit", true, "the replica's binary does not run the release of the shard's log", "start it with a binary that does";
+    KeyMissing = 17001, "key_missing", false, "the master key is needed and was not given", "name its file with --key or TIGERCHAT_MASTER_KEY_FILE, or put it into TIGERCHAT_MASTER_KEY";
+    WrongKey = 17002, "wrong_key", false, "the master key is another than the one that this was sealed with", "give the key whose id is asked for; `tigerchat key id` tells the id of one";
+    ForeignKey = 17003, "foreign_key", false, "the key that is kept in the file was made for another file, or was altered", "put back the file's own superblock, or replace the replica";
+    KeyFileExposed = 17004, "key_file_exposed", false, "the key file may be read by others than its owner", "chmod 600 it, ask who has read it, and rotate the key";
+    KeyUnreadable = 17005, "key_unreadable", false, "the master key can't be read, or is none", "`tigerchat key make` makes one: 64 hexadecimal digits";
+    KeyUnneeded = 17006, "key_unneeded", false, "a key was given for what is not sealed", "leave --key out";
+    SectorsMoved = 17007, "sectors_moved", false, "whole sectors of the file lie where others belong", "look at the disk; start the replica: its peers repair it";
+    FormatUnfit = 17008, "format_unfit", false, "the file has a format version that this binary does not read", "use a binary of the release that is named";
 }
 
 impl ErrorCode {

@@ -7,30 +7,35 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ring::hkdf::Prk;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::vsr::offline::{FileBlocks, ReadAt, Stopped};
 use tigerchat_core::wire::entry::Digest;
 
 use crate::cli::Backup;
+use crate::keys::{self, MasterKey, Wrapped};
+use crate::part;
+use crate::texts::parse_hex;
 
 /// How often it begins again.
 const TRIES: u32 = 10;
 /// Version of the format.
 pub const VERSION: u32 = 1;
+/// The same of a backup that is sealed.
+pub const SEALED_VERSION: u32 = 2;
 
 /// The parts, in the order in which the sums name them.
 pub const PARTS: [&str; 4] = ["backup.json", "superblock", "blocks", "log"];
 /// Names the parts with their digests, as `sha256sum -c` reads it.
 pub const SUMS: &str = "SHA256SUMS";
-/// Before each payload in `blocks`: address u64, size u32, zero u32.
-pub const BLOCK_HEAD: usize = 16;
 
 /// `backup.json`: what people want to know of a backup, and what `restore` compares with the rest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +56,48 @@ pub struct About {
     pub entries: u64,
     /// Blocks of the checkpoint.
     pub blocks: u64,
+    /// Of a sealed one: by which key `blocks` and `log` are sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedWith>,
+}
+
+/// The key of a backup, under a master key, in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedWith {
+    pub master: String,
+    pub wrapped: String,
+}
+
+impl SealedWith {
+    fn new(key: &Wrapped) -> Self {
+        Self { master: hex(&key.master), wrapped: hex(&key.wrapped) }
+    }
+
+    pub fn key(&self) -> Option<Wrapped> {
+        Some(Wrapped { master: parse_hex(&self.master)?, wrapped: parse_hex(&self.wrapped)? })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// With what a backup is sealed: made once, however often it begins again.
+#[derive(Default)]
+struct Vault {
+    key: Option<(Prk, Wrapped)>,
+}
+
+impl Vault {
+    fn of(superblock: &Superblock, key: Option<&MasterKey>) -> Self {
+        let key = key.filter(|_| superblock.envelope.is_some());
+        Self { key: key.map(|key| key.for_backup(&superblock.config)) }
+    }
+
+    fn key(&self) -> Option<&Prk> {
+        self.key.as_ref().map(|(key, _)| key)
+    }
 }
 
 /// Why a try came to nothing.
@@ -87,7 +134,8 @@ pub fn run(args: &Backup) -> Result<(), String> {
         _ => fail(error),
     })?;
     let copied = File::open(&args.file).map_err(|error| format!("can't be read: {error}")).and_then(|file| {
-        copy(&mut |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok(), &part)
+        let key = MasterKey::find(args.key.as_deref())?;
+        copy(&mut |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok(), key.as_ref(), &part)
     });
     let done = copied.map_err(|error| format!("{name}: {error}")).and_then(|about| {
         File::open(&part).and_then(|folder| folder.sync_all()).map_err(fail)?;
@@ -112,17 +160,26 @@ pub fn run(args: &Backup) -> Result<(), String> {
         about.blocks,
         about.entries
     );
-    println!("{}: not encrypted and not signed: keep it as safe as the data file", out.display());
+    match &about.sealed {
+        Some(with) => println!(
+            "{}: sealed with master key {}, not signed: keep that key as long as the backup",
+            out.display(),
+            with.master
+        ),
+        None => println!("{}: not sealed and not signed: keep it as safe as the data file", out.display()),
+    }
     Ok(())
 }
 
 /// Copies until one moment was copied.
-fn copy(read: &mut ReadAt<'_>, part: &Path) -> Result<About, String> {
+fn copy(read: &mut ReadAt<'_>, key: Option<&MasterKey>, part: &Path) -> Result<About, String> {
     let path = part.join("blocks");
-    let blocks = File::create_new(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut blocks = Blocks { to: BufWriter::new(blocks), have: BTreeSet::new() };
+    let vault = Vault::of(&superblock(read)?, key);
+    let blocks = File::create_new(&path).and_then(|file| part::Writer::begin(file, vault.key(), "blocks"));
+    let blocks = blocks.map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut blocks = Blocks { to: blocks, have: BTreeSet::new() };
     for _ in 0..TRIES {
-        match moment(read, &mut blocks, part) {
+        match moment(read, key, &vault, &mut blocks, part) {
             Ok((about, superblock)) => {
                 finish(part, blocks, &about, &superblock)?;
                 return Ok(about);
@@ -138,7 +195,7 @@ fn copy(read: &mut ReadAt<'_>, part: &Path) -> Result<About, String> {
 
 /// The blocks that were copied, of whichever moment.
 struct Blocks {
-    to: BufWriter<File>,
+    to: part::Writer,
     have: BTreeSet<(u64, Digest)>,
 }
 
@@ -152,13 +209,23 @@ fn superblock(read: &mut ReadAt<'_>) -> Result<Superblock, String> {
 
 /// Whether the log that one speaks of is the beginning of the other's, above the same checkpoint.
 fn is_same_moment(before: &Superblock, after: &Superblock) -> bool {
-    (before.checkpoint, before.log_view, &before.suffix, before.transferring)
-        == (after.checkpoint, after.log_view, &after.suffix, after.transferring)
+    (before.checkpoint, before.log_view, &before.suffix, before.transferring, before.envelope)
+        == (after.checkpoint, after.log_view, &after.suffix, after.transferring, after.envelope)
 }
 
-fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(About, Superblock), Failed> {
+fn moment(
+    read: &mut ReadAt<'_>,
+    key: Option<&MasterKey>,
+    vault: &Vault,
+    blocks: &mut Blocks,
+    part: &Path,
+) -> Result<(About, Superblock), Failed> {
     let before = superblock(read)?;
-    let opened = Stopped::read(read);
+    let sealing = keys::sealer(&before, key)?;
+    if sealing.is_some() != vault.key.is_some() {
+        return Err(Failed::For("it was replaced by another file meanwhile".into()));
+    }
+    let opened = Stopped::read_sealed(sealing.clone(), read);
     if !is_same_moment(&before, &superblock(read)?) {
         return Err(Failed::Moved);
     }
@@ -168,8 +235,8 @@ fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(Ab
             "its checkpoint is not whole or is being taken over from a peer: take the file of another replica".into(),
         ));
     }
-    let missing = copy_blocks(&stopped, read, blocks)?;
-    let (head, entries) = copy_log(&stopped, read, &part.join("log"))?;
+    let missing = copy_blocks(&stopped, sealing.as_deref(), read, blocks)?;
+    let (head, entries) = copy_log(&stopped, sealing.as_deref(), vault, read, &part.join("log"))?;
     let now = superblock(read)?;
     if !is_same_moment(&before, &now) || !is_same_moment(&stopped.superblock, &now) {
         return Err(Failed::Moved);
@@ -183,7 +250,7 @@ fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(Ab
     let (superblock, config) = (stopped.superblock.clone(), &stopped.superblock.config);
     let checkpoint = superblock.checkpoint;
     let about = About {
-        tigerchat_backup: VERSION,
+        tigerchat_backup: if vault.key.is_some() { SEALED_VERSION } else { VERSION },
         cluster: config.cluster.to_string(),
         shard: config.shard.0,
         replica: config.replica.0,
@@ -194,25 +261,28 @@ fn moment(read: &mut ReadAt<'_>, blocks: &mut Blocks, part: &Path) -> Result<(Ab
         head,
         entries,
         blocks: if checkpoint.number == 0 { 0 } else { stopped.references().count() as u64 },
+        sealed: vault.key.as_ref().map(|(_, key)| SealedWith::new(key)),
     };
     Ok((about, superblock))
 }
 
 /// Copies the blocks that were not copied yet; says which one is not there.
-fn copy_blocks(stopped: &Stopped, read: &mut ReadAt<'_>, blocks: &mut Blocks) -> Result<Option<u64>, String> {
+fn copy_blocks(
+    stopped: &Stopped,
+    sealing: Option<&dyn Sealing>,
+    read: &mut ReadAt<'_>,
+    blocks: &mut Blocks,
+) -> Result<Option<u64>, String> {
     if stopped.superblock.checkpoint.number == 0 {
         return Ok(None);
     }
-    let mut from = FileBlocks::new(&stopped.superblock.config, read);
+    let mut from = FileBlocks::new(&stopped.superblock.config, read).under(sealing);
     for reference in stopped.references() {
         if blocks.have.contains(&(reference.address, reference.digest)) {
             continue;
         }
         let Ok(payload) = from.read(reference) else { return Ok(Some(reference.address)) };
-        let mut head = [0; BLOCK_HEAD];
-        head[..8].copy_from_slice(&reference.address.to_le_bytes());
-        head[8..12].copy_from_slice(&u32::try_from(payload.len()).expect("a block is small").to_le_bytes());
-        let written = blocks.to.write_all(&head).and_then(|()| blocks.to.write_all(payload));
+        let written = blocks.to.append(reference.address, payload, true);
         written.map_err(|error| format!("blocks can't be written: {error}"))?;
         blocks.have.insert((reference.address, reference.digest));
     }
@@ -220,26 +290,33 @@ fn copy_blocks(stopped: &Stopped, read: &mut ReadAt<'_>, blocks: &mut Blocks) ->
 }
 
 /// Copies the log as far as it was executed; says how far it got.
-fn copy_log(stopped: &Stopped, read: &mut ReadAt<'_>, path: &Path) -> Result<(u64, u64), String> {
+fn copy_log(
+    stopped: &Stopped,
+    sealing: Option<&dyn Sealing>,
+    vault: &Vault,
+    read: &mut ReadAt<'_>,
+    path: &Path,
+) -> Result<(u64, u64), String> {
     let fail = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut to = BufWriter::new(File::create(path).map_err(fail)?);
+    let to = File::create(path).and_then(|file| part::Writer::begin(file, vault.key(), "log"));
+    let mut to = to.map_err(fail)?;
     let (mut head, mut entries) = (stopped.superblock.checkpoint.op(), 0);
     for (header, _, _) in stopped.log() {
         let op = header.op.get();
         if op > stopped.executed() || op != head + 1 {
             break;
         }
-        let Some(entry) = stopped.entry(&header, read) else { break };
-        to.write_all(&entry).map_err(fail)?;
+        let Some(entry) = stopped.entry(&header, sealing, read) else { break };
+        to.append(op, &entry, false).map_err(fail)?;
         (head, entries) = (op, entries + 1);
     }
-    to.into_inner().map_err(|error| fail(error.into_error()))?.sync_all().map_err(fail)?;
+    to.end().map_err(fail)?;
     Ok((head, entries))
 }
 
 fn finish(part: &Path, blocks: Blocks, about: &About, superblock: &Superblock) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("can't be written: {error}");
-    blocks.to.into_inner().map_err(|error| fail(error.into_error()))?.sync_all().map_err(fail)?;
+    blocks.to.end().map_err(fail)?;
     let mut json = serde_json::to_string_pretty(about).expect("texts and numbers");
     json.push('\n');
     write(&part.join("backup.json"), json.as_bytes())?;
@@ -318,8 +395,16 @@ mod tests {
                 let file = if reads <= limit { &early } else { &late };
                 file.read_exact_at(into, offset).is_ok()
             };
-            let about = copy(&mut read, &part).expect("one of the two");
-            let args = Restore { from: part.clone(), cluster: "new".into(), replica: 1, out: out.clone() };
+            let about = copy(&mut read, None, &part).expect("one of the two");
+            let args = Restore {
+                from: part.clone(),
+                cluster: "new".into(),
+                replica: 1,
+                out: out.clone(),
+                key: None,
+                backup_key: None,
+                unsealed: false,
+            };
             restore::run(&args).expect("it is whole");
             std::fs::remove_dir_all(part).expect("ours");
             std::fs::remove_file(out).expect("ours");

@@ -41,7 +41,7 @@ pub enum Command {
     ReplaceReplica(Replace),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
-    /// Makes a file with a new master key, for `format --key`. Never overwrites.
+    /// Makes master keys, and changes the keys of a data file.
     Key(Key),
     /// Writes a room of a data file as a text that people read and that verifies itself.
     ///
@@ -110,9 +110,13 @@ pub struct Format {
     #[arg(long)]
     pub replication_quorum: Option<u8>,
     /// Seal the file: encrypt all messages in it with a key of its own, wrapped by the master key in this file. Who
-    /// loses that loses the data file. `tigerchat key` makes one; keep it on another disk.
+    /// loses that loses the data file. `tigerchat key make` makes one; keep it on another disk. Without this the key is
+    /// looked for in TIGERCHAT_MASTER_KEY_FILE (a file) and TIGERCHAT_MASTER_KEY (the key itself).
     #[arg(long, value_name = "KEY FILE")]
     pub key: Option<PathBuf>,
+    /// Leave the file as anybody can read it who has the disk. Files of `--size dev` need not say so.
+    #[arg(long, conflicts_with = "key")]
+    pub unsealed: bool,
     /// Sizes: they can't be changed later. A file has a fixed part, made at once, and grows by steps as history grows.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
@@ -132,7 +136,7 @@ pub struct Start {
     /// How the data file is written.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub io: Mode,
-    /// The file with the master key, if the data file is sealed.
+    /// The file with the master key, if the data file is sealed and the environment does not have it.
     #[arg(long, value_name = "KEY FILE")]
     pub key: Option<PathBuf>,
     /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
@@ -213,7 +217,7 @@ pub struct Inspect {
     /// Read every block of the checkpoint and say which are damaged.
     #[arg(long)]
     pub verify: bool,
-    /// The file with the master key, if the data file is sealed.
+    /// The file with the master key, if the data file is sealed and the environment does not have it.
     #[arg(long, value_name = "KEY FILE")]
     pub key: Option<PathBuf>,
     /// One JSON object per line.
@@ -223,8 +227,37 @@ pub struct Inspect {
 
 #[derive(Debug, Args)]
 pub struct Key {
-    /// The file to make. Only its owner may read it.
+    #[command(subcommand)]
+    pub what: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes a file with a new master key. Never overwrites; only its owner may read it.
+    Make {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Prints the id of a master key: of that in a file, or of that in the environment.
+    Id { file: Option<PathBuf> },
+    /// Changes a key of the data file of a stopped replica; the other replicas go on.
+    ///
+    /// Without --to, the file's own key: all that is in the file is sealed anew, which takes as long as reading and writing
+    /// it, and may be interrupted: the file opens all the while, and the same command goes on. With --to, the master key:
+    /// done at once, and nothing else is written.
+    Rotate(Rotate),
+}
+
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// The data file of a stopped replica.
     pub file: PathBuf,
+    /// The file with the master key that the data file is sealed with, unless the environment has it.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
+    /// The file with the master key that it is to be sealed with from now on.
+    #[arg(long, value_name = "KEY FILE")]
+    pub to: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -269,6 +302,9 @@ pub struct Backup {
     /// The folder to make; never overwritten.
     #[arg(long)]
     pub out: PathBuf,
+    /// The file with the master key, if the data file is sealed: the backup is sealed with it too.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -285,6 +321,16 @@ pub struct Restore {
     /// The data file to make; never overwritten.
     #[arg(long)]
     pub out: PathBuf,
+    /// The file with the master key that the data file is to be sealed with, unless the environment has it; and that the
+    /// backup is sealed with, unless --backup-key names that.
+    #[arg(long, value_name = "KEY FILE")]
+    pub key: Option<PathBuf>,
+    /// The file with the master key that the backup is sealed with.
+    #[arg(long, value_name = "KEY FILE")]
+    pub backup_key: Option<PathBuf>,
+    /// Leave the data file as anybody can read it who has the disk. Files of the size `dev` need not say so.
+    #[arg(long)]
+    pub unsealed: bool,
 }
 
 #[derive(Debug, Args)]

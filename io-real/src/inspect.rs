@@ -17,6 +17,7 @@ use tigerchat_core::wire::chat::MessageEvent;
 
 use crate::cli::Inspect;
 use crate::keys::{self, MasterKey};
+use crate::misplaced;
 
 pub fn run(args: &Inspect) -> Result<(), String> {
     let name = args.file.display();
@@ -28,7 +29,7 @@ pub fn run(args: &Inspect) -> Result<(), String> {
     let superblock = Superblock::open(&zone).map_err(|error| format!("{name}: {error}"))?;
     show_file(&superblock, len, args.json);
     let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
-    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    let key = MasterKey::find(args.key.as_deref())?;
     let sealing = keys::sealer(&superblock, key.as_ref()).map_err(|why| format!("{name}: {why}"))?;
     let mut damage = Vec::new();
     match Stopped::read_sealed(sealing.clone(), &mut read) {
@@ -46,6 +47,7 @@ pub fn run(args: &Inspect) -> Result<(), String> {
     }
     if args.verify {
         show_verified(sealing.as_deref(), &mut read, args.json, &mut damage)?;
+        misplaced::look(&superblock.config, sealing.as_deref(), len, &mut read, args.json, &mut damage);
     }
     if damage.is_empty() { Ok(()) } else { Err(format!("{name}: {}", damage.join("; "))) }
 }
@@ -102,6 +104,7 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
     let is_short = len < fixed;
     let root = checkpoint.root;
     let master = superblock.envelope.map(|envelope| KeyId(&envelope.master).to_string());
+    let is_rotating = superblock.envelope.is_some_and(|envelope| envelope.before.is_some());
     if json {
         println!(
             "{}",
@@ -115,7 +118,7 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
             "digest": root.digest.to_string(), "transferring": transferring})
         );
         if let Some(master) = master {
-            println!("{}", json!({"sealed_with": master}));
+            println!("{}", json!({"sealed_with": master, "rotating": is_rotating}));
         }
         return;
     }
@@ -127,6 +130,9 @@ fn show_file(superblock: &Superblock, len: u64, json: bool) {
     );
     if let Some(master) = master {
         println!("file: sealed with master key {master}");
+        if is_rotating {
+            println!("file: its own key is being changed: `tigerchat key rotate` goes on");
+        }
     }
     println!("file: {len} bytes, {fixed} of them fixed, at most {most}; it has room for {here} blocks");
     if is_short {

@@ -1,4 +1,4 @@
-//! Keys of sealed data files: master keys in files, node keys in superblocks, and the ciphers.
+//! Keys of sealed data files: master keys in files or the environment, node keys in superblocks, and the ciphers.
 //!
 //! The one law: **no byte of a key is ever printed**: not by an error, not by `Debug`. What people see is a key's id.
 //! What is derived from what: `docs/formats.md`, "Sector" and "Envelope".
@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
+use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::store::layout::{PAYLOAD, SUPERBLOCK_ZONE};
 use tigerchat_core::store::sealing::{
-    BOUND, Envelope, KeyId, SALT, Sealer, Sealing, SectorKey, TAG, WrongKey,
+    BOUND, Envelope, KeyId, NodeKeyBefore, SALT, Sealer, Sealing, SectorKey, TAG, WRAPPED, WrongKey,
 };
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 
@@ -22,11 +23,28 @@ use crate::launch::entropy;
 /// Bytes of a master key and of a node key.
 const KEY: usize = 32;
 
-/// Unwraps the node keys of data files.
+/// Names the file that the master key is in, where `--key` does not.
+pub const KEY_FILE: &str = "TIGERCHAT_MASTER_KEY_FILE";
+/// Holds the master key itself, 64 hexadecimal digits.
+pub const KEY_ITSELF: &str = "TIGERCHAT_MASTER_KEY";
+
+/// What a wrapped key is for: each use has wrapping keys of its own.
+const FOR_NODE: &[u8] = b"tigerchat.v1.wrap";
+const FOR_BACKUP: &[u8] = b"tigerchat.v1.wrap-backup";
+
+/// Unwraps the node keys of data files, and the keys of backups.
 pub struct MasterKey {
     prk: Prk,
     /// Where it came from, for errors.
     name: String,
+    /// It was asked for by `--key`, and is not just there.
+    is_asked_for: bool,
+}
+
+/// An error with its number.
+pub fn numbered(code: ErrorCode, what: impl fmt::Display) -> String {
+    let entry = code.entry();
+    format!("{} {}: {what}", entry.code, entry.name)
 }
 
 impl fmt::Debug for MasterKey {
@@ -36,28 +54,57 @@ impl fmt::Debug for MasterKey {
 }
 
 impl MasterKey {
+    /// The key of `--key`, else that of the environment, if there is one.
+    pub fn find(flag: Option<&Path>) -> Result<Option<Self>, String> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        match (flag, variable(KEY_FILE), variable(KEY_ITSELF)) {
+            (Some(path), _, _) => Ok(Some(Self { is_asked_for: true, ..Self::read(path)? })),
+            (None, Some(_), Some(_)) => {
+                let what = format!("expected one of {KEY_FILE} and {KEY_ITSELF}, found both");
+                Err(numbered(ErrorCode::KeyUnreadable, what))
+            }
+            (None, Some(path), None) => Self::read(Path::new(&path)).map(Some),
+            (None, None, Some(text)) => {
+                let key = text.to_str().and_then(|text| parse(text.trim_end())).ok_or_else(|| {
+                    let what = format!(
+                        "expected {} hexadecimal digits in {KEY_ITSELF}, found something else",
+                        2 * KEY
+                    );
+                    numbered(ErrorCode::KeyUnreadable, what)
+                })?;
+                Ok(Some(Self::new(&key, format!("the environment ({KEY_ITSELF})"))))
+            }
+            (None, None, None) => Ok(None),
+        }
+    }
+
     /// Reads a key file. Errors say nothing of what is in it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
+        let unreadable = |what: String| numbered(ErrorCode::KeyUnreadable, format!("{name}: {what}"));
         let text = std::fs::read_to_string(path).map_err(|error| {
-            format!("{name}: expected a key file: {error}: `tigerchat key FILE` makes one")
+            unreadable(format!("expected a key file: {error}: `tigerchat key make FILE` makes one"))
         })?;
-        let mode = std::fs::metadata(path).map_err(|error| format!("{name}: {error}"))?.permissions().mode();
+        let mode =
+            std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(format!(
-                "{name}: expected a key file that only its owner may read, found mode {:o}: chmod 600 it, and ask \
-                 who has read it",
-                mode & 0o777
+            return Err(numbered(
+                ErrorCode::KeyFileExposed,
+                format!(
+                    "{name}: expected a key file that only its owner may read, found mode {:o}: chmod 600 it, and ask \
+                     who has read it",
+                    mode & 0o777
+                ),
             ));
         }
         let key = parse(text.trim_end()).ok_or_else(|| {
-            format!("{name}: expected one line of {} hexadecimal digits, found something else", 2 * KEY)
+            unreadable(format!("expected one line of {} hexadecimal digits, found something else", 2 * KEY))
         })?;
         Ok(Self::new(&key, name))
     }
 
     fn new(key: &[u8; KEY], name: String) -> Self {
-        Self { prk: Salt::new(HKDF_SHA256, b"tigerchat.v1.master").extract(key), name }
+        Self { prk: Salt::new(HKDF_SHA256, b"tigerchat.v1.master").extract(key), name, is_asked_for: false }
     }
 
     /// By which people tell it from others.
@@ -65,52 +112,146 @@ impl MasterKey {
         short(&self.prk, b"tigerchat.v1.id")
     }
 
-    fn wrapping(&self, salt: &[u8; SALT]) -> LessSafeKey {
-        write_key(&self.prk, b"tigerchat.v1.wrap", salt)
+    fn wrap(&self, label: &[u8], bound: &[u8], key: &[u8; KEY]) -> [u8; WRAPPED] {
+        let (salt, mut key) = (entropy::<SALT>(), *key);
+        let nonce = Nonce::assume_unique_for_key([0; 12]);
+        let wrapping = write_key(&self.prk, label, &salt);
+        let tag = wrapping.seal_in_place_separate_tag(nonce, Aad::from(bound), &mut key);
+        let tag = tag.expect("32 bytes are not too many");
+        let mut wrapped = [0; WRAPPED];
+        wrapped[..SALT].copy_from_slice(&salt);
+        wrapped[SALT..SALT + KEY].copy_from_slice(&key);
+        wrapped[SALT + KEY..].copy_from_slice(tag.as_ref());
+        wrapped
+    }
+
+    /// None when it is not this master key that wrapped it, or not for this.
+    fn unwrap(&self, label: &[u8], bound: &[u8], wrapped: &[u8; WRAPPED]) -> Option<[u8; KEY]> {
+        let (salt, rest) = wrapped.split_first_chunk::<SALT>()?;
+        let (key, tag) = rest.split_first_chunk::<KEY>()?;
+        let (mut key, tag) = (*key, Tag::try_from(tag).ok()?);
+        let nonce = Nonce::assume_unique_for_key([0; 12]);
+        let wrapping = write_key(&self.prk, label, salt);
+        wrapping.open_in_place_separate_tag(nonce, Aad::from(bound), tag, &mut key, 0..).ok()?;
+        Some(key)
     }
 
     /// A new node key for a new data file.
     pub fn envelope(&self, config: &ShardConfig) -> Envelope {
-        let (salt, mut key) = (entropy::<SALT>(), entropy::<KEY>());
-        let check = NodeKey::new(&key).check();
-        let (bound, nonce) = (identity(config), Nonce::assume_unique_for_key([0; 12]));
-        let tag = self.wrapping(&salt).seal_in_place_separate_tag(nonce, Aad::from(bound), &mut key);
-        let tag = tag.expect("32 bytes are not too many");
-        let mut wrapped = [0; SALT + KEY + TAG];
-        wrapped[..SALT].copy_from_slice(&salt);
-        wrapped[SALT..SALT + KEY].copy_from_slice(&key);
-        wrapped[SALT + KEY..].copy_from_slice(tag.as_ref());
-        Envelope { master: self.id(), check, wrapped }
+        let key = entropy::<KEY>();
+        let wrapped = self.wrap(FOR_NODE, &identity(config), &key);
+        Envelope { master: self.id(), check: NodeKey::new(&key).check(), wrapped, before: None }
     }
 
-    fn unwrap(&self, envelope: &Envelope, config: &ShardConfig) -> Result<NodeKey, String> {
-        let ShardConfig { cluster, shard, replica, .. } = config;
-        if envelope.master != self.id() {
-            return Err(format!(
-                "wrong key: the file of replica {} of shard {} in cluster {cluster} is sealed with master key {}, \
-                 found master key {} in {}",
-                replica.0,
-                shard.0,
-                KeyId(&envelope.master),
+    /// A new node key for a data file that has one, which stays until nothing is left under it.
+    pub fn another(&self, config: &ShardConfig, old: &Envelope) -> Envelope {
+        let before = Some(NodeKeyBefore { check: old.check, wrapped: old.wrapped });
+        Envelope { before, ..self.envelope(config) }
+    }
+
+    /// The same node keys under another master key.
+    pub fn rewrap(&self, to: &Self, config: &ShardConfig, envelope: &Envelope) -> Result<Envelope, String> {
+        self.must_be(&envelope.master, &format_args!("the file of {}", of(config)))?;
+        let bound = identity(config);
+        let again = |check: &[u8; 8], wrapped: &[u8; WRAPPED]| {
+            let key = self.node_key(config, check, wrapped)?;
+            Ok::<_, String>(to.wrap(FOR_NODE, &bound, &key))
+        };
+        let wrapped = again(&envelope.check, &envelope.wrapped)?;
+        let before = envelope
+            .before
+            .map(|before| {
+                Ok::<_, String>(NodeKeyBefore { wrapped: again(&before.check, &before.wrapped)?, ..before })
+            })
+            .transpose()?;
+        Ok(Envelope { master: to.id(), check: envelope.check, wrapped, before })
+    }
+
+    fn must_be(&self, master: &[u8; 8], what: &dyn fmt::Display) -> Result<(), String> {
+        if *master == self.id() {
+            return Ok(());
+        }
+        Err(numbered(
+            ErrorCode::WrongKey,
+            format!(
+                "{what} is sealed with master key {}, found master key {} in {}",
+                KeyId(master),
                 KeyId(&self.id()),
                 self.name
-            ));
-        }
-        let (salt, rest) = envelope.wrapped.split_first_chunk::<SALT>().expect("it begins with a salt");
-        let (key, tag) = rest.split_first_chunk::<KEY>().expect("the key follows");
-        let (mut key, tag) = (*key, Tag::try_from(tag).expect("a tag follows"));
-        let (bound, nonce) = (identity(config), Nonce::assume_unique_for_key([0; 12]));
-        let opened =
-            self.wrapping(salt).open_in_place_separate_tag(nonce, Aad::from(bound), tag, &mut key, 0..);
-        let node = opened.is_ok().then(|| NodeKey::new(&key)).filter(|node| node.check() == envelope.check);
-        node.ok_or_else(|| {
-            format!(
-                "the key in its superblock was not made for replica {} of shard {} in cluster {cluster}: the \
-                 superblock is that of another data file, or was altered",
-                replica.0, shard.0
+            ),
+        ))
+    }
+
+    fn node_key(
+        &self,
+        config: &ShardConfig,
+        check: &[u8; 8],
+        wrapped: &[u8; WRAPPED],
+    ) -> Result<[u8; KEY], String> {
+        let key = self.unwrap(FOR_NODE, &identity(config), wrapped);
+        key.filter(|key| NodeKey::new(key).check() == *check).ok_or_else(|| {
+            numbered(
+                ErrorCode::ForeignKey,
+                format!(
+                    "the key in its superblock was not made for {}: the superblock is that of another data file, or \
+                     was altered",
+                    of(config)
+                ),
             )
         })
     }
+
+    fn open(&self, envelope: &Envelope, config: &ShardConfig) -> Result<NodeKey, String> {
+        self.must_be(&envelope.master, &format_args!("the file of {}", of(config)))?;
+        let key = NodeKey::new(&self.node_key(config, &envelope.check, &envelope.wrapped)?);
+        let before = envelope
+            .before
+            .map(|before| self.node_key(config, &before.check, &before.wrapped))
+            .transpose()?;
+        Ok(NodeKey { before: before.map(|before| Box::new(NodeKey::new(&before))), ..key })
+    }
+
+    /// A new key for a backup of this shard, and what is kept of it beside the backup.
+    pub fn for_backup(&self, config: &ShardConfig) -> (Prk, Wrapped) {
+        let key = entropy::<KEY>();
+        let wrapped = Wrapped { master: self.id(), wrapped: self.wrap(FOR_BACKUP, &identity(config), &key) };
+        (backup_prk(&key), wrapped)
+    }
+
+    /// The key of a backup.
+    pub fn of_backup(&self, config: &ShardConfig, wrapped: &Wrapped) -> Result<Prk, String> {
+        self.must_be(&wrapped.master, &"the backup")?;
+        let key = self.unwrap(FOR_BACKUP, &identity(config), &wrapped.wrapped).ok_or_else(|| {
+            let what = format!(
+                "the key in it was not made for a backup of {}: its parts are of two, or were altered",
+                of(config)
+            );
+            numbered(ErrorCode::ForeignKey, what)
+        })?;
+        Ok(backup_prk(&key))
+    }
+}
+
+fn backup_prk(key: &[u8; KEY]) -> Prk {
+    Salt::new(HKDF_SHA256, b"tigerchat.v1.backup").extract(key)
+}
+
+/// The key of a backup under a master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrapped {
+    pub master: [u8; 8],
+    pub wrapped: [u8; WRAPPED],
+}
+
+/// The key of one part of a backup, by the salt that the part begins with.
+pub fn part_key(backup: &Prk, name: &str, salt: &[u8; SALT]) -> LessSafeKey {
+    write_key(backup, &[b"tigerchat.v1.part.", name.as_bytes()].concat(), salt)
+}
+
+/// Whose file it is, for people.
+fn of(config: &ShardConfig) -> String {
+    let ShardConfig { cluster, shard, replica, .. } = config;
+    format!("replica {} of shard {} in cluster {cluster}", replica.0, shard.0)
 }
 
 /// Makes a key file. Never overwrites.
@@ -126,17 +267,31 @@ pub fn make_file(path: &Path) -> Result<MasterKey, String> {
     Ok(MasterKey::new(&key, name))
 }
 
-/// The node key of a data file, if it is sealed; or what is wrong.
+/// The node key of a data file, if it is sealed; or what is wrong. A key that is just there, in the environment, may be for
+/// other files.
 pub fn sealer(superblock: &Superblock, key: Option<&MasterKey>) -> Result<Sealer, String> {
     match (&superblock.envelope, key) {
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(format!("{}: leave --key out", WrongKey::NotSealed)),
-        (Some(envelope), None) => {
-            let missing = WrongKey::Missing { master: envelope.master };
-            Err(format!("{missing}: say with --key in which file it is"))
+        (None, Some(key)) if key.is_asked_for => {
+            Err(numbered(ErrorCode::KeyUnneeded, format!("{}: leave --key out", WrongKey::NotSealed)))
         }
-        (Some(envelope), Some(key)) => Ok(Some(Arc::new(key.unwrap(envelope, &superblock.config)?))),
+        (None, _) => Ok(None),
+        (Some(envelope), None) => {
+            Err(missing(&format_args!("{}", WrongKey::Missing { master: envelope.master })))
+        }
+        (Some(envelope), Some(key)) => Ok(Some(Arc::new(key.open(envelope, &superblock.config)?))),
     }
+}
+
+/// A key for a new data file, and what its superblock says of it.
+pub fn new_sealer(key: &MasterKey, config: &ShardConfig) -> Result<(Envelope, Arc<dyn Sealing>), String> {
+    let envelope = key.envelope(config);
+    Ok((envelope, Arc::new(key.open(&envelope, config)?)))
+}
+
+/// What is said when a key is needed and there is none.
+pub fn missing(what: &dyn fmt::Display) -> String {
+    let how = format!("name its file with --key or {KEY_FILE}, or put it into {KEY_ITSELF}");
+    numbered(ErrorCode::KeyMissing, format!("{what}: {how}"))
 }
 
 /// The same of a file that was opened, with the file that the key is in.
@@ -144,8 +299,7 @@ pub fn of_file(file: &std::fs::File, key: Option<&Path>) -> Result<Sealer, Strin
     let mut zone = vec![0; SUPERBLOCK_ZONE];
     file.read_exact_at(&mut zone, 0).map_err(|error| format!("its superblock can't be read: {error}"))?;
     let superblock = Superblock::open(&zone).map_err(|error| error.to_string())?;
-    let key = key.map(MasterKey::read).transpose()?;
-    sealer(&superblock, key.as_ref())
+    sealer(&superblock, MasterKey::find(key)?.as_ref())
 }
 
 fn parse(line: &str) -> Option<[u8; KEY]> {
@@ -169,7 +323,10 @@ fn identity(config: &ShardConfig) -> [u8; 22] {
 }
 
 /// Seals the sectors of one data file.
-struct NodeKey(Prk);
+struct NodeKey {
+    prk: Prk,
+    before: Option<Box<Self>>,
+}
 
 impl fmt::Debug for NodeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,7 +336,7 @@ impl fmt::Debug for NodeKey {
 
 impl NodeKey {
     fn new(key: &[u8; KEY]) -> Self {
-        Self(Salt::new(HKDF_SHA256, b"tigerchat.v1.node").extract(key))
+        Self { prk: Salt::new(HKDF_SHA256, b"tigerchat.v1.node").extract(key), before: None }
     }
 }
 
@@ -189,11 +346,15 @@ impl Sealing for NodeKey {
     }
 
     fn with_key(&self, salt: &[u8; SALT], with: &mut dyn FnMut(&dyn SectorKey)) {
-        with(&WriteKey(write_key(&self.0, b"tigerchat.v1.sector", salt)));
+        with(&WriteKey(write_key(&self.prk, b"tigerchat.v1.sector", salt)));
     }
 
     fn check(&self) -> [u8; 8] {
-        short(&self.0, b"tigerchat.v1.check")
+        short(&self.prk, b"tigerchat.v1.check")
+    }
+
+    fn before(&self) -> Option<&dyn Sealing> {
+        self.before.as_deref().map(|before| before as &dyn Sealing)
     }
 }
 
@@ -254,7 +415,7 @@ mod tests {
     const STAMP: Stamp = Stamp { op: 5, view: 3, witness: 4, index: 0 };
 
     fn master(byte: u8) -> MasterKey {
-        MasterKey::new(&[byte; KEY], "a file".into())
+        MasterKey { is_asked_for: true, ..MasterKey::new(&[byte; KEY], "a file".into()) }
     }
 
     fn config(replica: u16) -> ShardConfig {
@@ -305,17 +466,25 @@ mod tests {
         assert!(format!("{sealing:?} {:?}", master(1)).len() < 64, "no key in it");
 
         let wrong = sealer(&superblock, Some(&master(2))).unwrap_err();
-        assert!(wrong.contains("wrong key: the file of replica 1") && wrong.contains("in a file"), "{wrong}");
+        assert!(
+            wrong.contains("17002 wrong_key: the file of replica 1") && wrong.contains("in a file"),
+            "{wrong}"
+        );
         let missing = sealer(&superblock, None).unwrap_err();
-        assert!(missing.contains("found none") && missing.contains("--key"), "{missing}");
+        assert!(
+            missing.contains("17001") && missing.contains("found none") && missing.contains("--key"),
+            "{missing}"
+        );
         // The envelope of another replica's file, under the same master key.
         let swapped = Superblock { config: config(2), ..superblock.clone() };
         let wrong = sealer(&swapped, Some(&master(1))).unwrap_err();
-        assert!(wrong.contains("not made for replica 2"), "{wrong}");
+        assert!(wrong.contains("17003") && wrong.contains("not made for replica 2"), "{wrong}");
         let plain = Superblock { envelope: None, ..superblock };
         assert!(sealer(&plain, None).unwrap().is_none());
         let unneeded = sealer(&plain, Some(&master(1))).unwrap_err();
-        assert!(unneeded.contains("not sealed: leave --key out"), "{unneeded}");
+        assert!(unneeded.contains("17006") && unneeded.contains("not sealed: leave --key out"), "{unneeded}");
+        let just_there = MasterKey { is_asked_for: false, ..master(1) };
+        assert!(sealer(&plain, Some(&just_there)).unwrap().is_none());
     }
 
     #[test]
@@ -329,10 +498,58 @@ mod tests {
 
         std::fs::write(&path, &line[2..]).unwrap();
         let short = MasterKey::read(&path).unwrap_err();
-        assert!(short.contains("64 hexadecimal digits") && !short.contains(&line[2..20]), "{short}");
+        assert!(
+            short.contains("17005")
+                && short.contains("64 hexadecimal digits")
+                && !short.contains(&line[2..20]),
+            "{short}"
+        );
         std::fs::write(&path, &line).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(MasterKey::read(&path).unwrap_err().contains("found mode 640"));
+        let exposed = MasterKey::read(&path).unwrap_err();
+        assert!(
+            exposed.contains("17004 key_file_exposed") && exposed.contains("found mode 640"),
+            "{exposed}"
+        );
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_node_key_is_wrapped_anew_and_another_one_comes_beside_it() {
+        let first = superblock(&master(1), 1);
+        let envelope = first.envelope.unwrap();
+        let both = master(1).another(&first.config, &envelope);
+        let rotating = Superblock { envelope: Some(both), ..first.clone() };
+        let sealing = sealer(&rotating, Some(&master(1))).unwrap().unwrap();
+        assert_eq!(sealing.before().map(Sealing::check), Some(envelope.check));
+        assert_ne!(sealing.check(), envelope.check);
+        // What the old one sealed is read, and what is sealed now is not for the old one.
+        let old = sealer(&first, Some(&master(1))).unwrap().unwrap();
+        let plain = first.config.place(Zone::Grid);
+        let (mut image, mut out) = (vec![0; SECTOR], Vec::new());
+        seal(plain.under(Some(&*old)), 8192, STAMP, &[9; 10], &mut image);
+        assert_eq!(open(plain.under(Some(&*sealing)), 8192, &image, &mut out), Found::Valid(STAMP));
+        seal(plain.under(Some(&*sealing)), 8192, STAMP, &[9; 10], &mut image);
+        assert_eq!(open(plain.under(Some(&*old)), 8192, &image, &mut out), Found::Corrupt);
+
+        let rewrapped = master(1).rewrap(&master(2), &first.config, &both).unwrap();
+        let moved = Superblock { envelope: Some(rewrapped), ..first.clone() };
+        let same = sealer(&moved, Some(&master(2))).unwrap().unwrap();
+        assert_eq!(
+            (same.check(), same.before().map(Sealing::check)),
+            (sealing.check(), Some(envelope.check))
+        );
+        assert!(sealer(&moved, Some(&master(1))).unwrap_err().contains("17002"));
+        assert!(master(3).rewrap(&master(2), &first.config, &both).unwrap_err().contains("17002"));
+    }
+
+    #[test]
+    fn a_key_for_a_backup_is_none_for_a_file_and_belongs_to_one_shard() {
+        let (_, wrapped) = master(1).for_backup(&config(0));
+        assert!(master(1).of_backup(&config(0), &wrapped).is_ok());
+        assert!(master(1).of_backup(&config(1), &wrapped).unwrap_err().contains("17003"));
+        assert!(master(2).of_backup(&config(0), &wrapped).unwrap_err().contains("17002"));
+        let as_node = Envelope { wrapped: wrapped.wrapped, ..master(1).envelope(&config(0)) };
+        assert!(master(1).open(&as_node, &config(0)).unwrap_err().contains("17003"));
     }
 }

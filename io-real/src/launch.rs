@@ -8,6 +8,7 @@ use tigerchat_core::edge::{Edge, EdgeConfig, EdgeLimits, TokenEntry};
 use tigerchat_core::io::FileId;
 use tigerchat_core::pool::Pool;
 use tigerchat_core::store::layout::{Layout, SUPERBLOCK_ZONE};
+use tigerchat_core::store::sealing::Sealer;
 use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
 use tigerchat_core::vsr::membership::Members;
@@ -72,6 +73,25 @@ pub fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
         path.display(),
         limits.body_max
     ))
+}
+
+/// The master key that a new data file is sealed with. None if it is not to be: that has to be said, but of a developer's.
+pub fn key_for(
+    config: &ShardConfig,
+    flag: Option<&Path>,
+    is_unsealed: bool,
+) -> Result<Option<MasterKey>, String> {
+    if is_unsealed {
+        return Ok(None);
+    }
+    let is_dev = config.layout == shard_config(config.cluster, config.replica, Size::Dev).layout;
+    match MasterKey::find(flag)? {
+        None if !is_dev => Err(keys::missing(
+            &"expected a master key to seal the file with, found none (`tigerchat key make FILE` makes one; --unsealed \
+              leaves the file as anybody can read it who has the disk)",
+        )),
+        key => Ok(key),
+    }
 }
 
 /// Makes a replica's data file, sealed if there is a key.
@@ -174,7 +194,7 @@ pub fn replica(
     let mut effects = Vec::new();
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
-    let sealed = if sealing.is_some() { "sealed, " } else { "" };
+    let sealed = how_sealed(&sealing);
     let start = Start { binary, sealing, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, config.layout.grid(), reactor.waker());
@@ -184,6 +204,14 @@ pub fn replica(
     let line =
         format!("replica {me} of {of} in cluster {}, {sealed}{io}, {}", config.cluster, path.display());
     Ok((reactor, line))
+}
+
+fn how_sealed(sealing: &Sealer) -> &'static str {
+    match sealing {
+        None => "not sealed, ",
+        Some(sealing) if sealing.before().is_none() => "sealed, ",
+        Some(_) => "sealed, with two keys (`tigerchat key rotate` goes on when it is stopped), ",
+    }
 }
 
 /// What an edge is started with.

@@ -1,7 +1,7 @@
 //! The `tigerchat` binary: real sockets, real disks, and nothing that decides.
 //!
 //! Rooms of this house: `cli` (what can be asked), `launch` (from files and addresses to loops), `reactor` (the
-//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `export`, `verify`, `backup`, `restore`, `bench`.
+//! loop), `disk`, `peers`, `clients` (its three sides), `standing` (what a replica says of itself), `dev` (a cluster in one process), `inspect`, `export`, `verify`, `backup`, `restore`, `rotate` (keys), `bench`.
 
 #![allow(unreachable_pub, reason = "a binary: `pub` says what other rooms of the house may use")]
 
@@ -17,10 +17,13 @@ mod export;
 mod inspect;
 mod keys;
 mod launch;
+mod misplaced;
 mod operator;
+mod part;
 mod peers;
 mod reactor;
 mod restore;
+mod rotate;
 mod standing;
 mod texts;
 mod verify;
@@ -34,11 +37,12 @@ use std::time::Instant;
 use clap::Parser;
 use tigerchat_core::edge::TokenEntry;
 use tigerchat_core::store::sealing::KeyId;
-use tigerchat_core::store::superblock::{FORMAT_VERSION, SEALED_FORMAT_VERSION};
+use tigerchat_core::store::superblock::{FORMAT_VERSION, ROTATING_FORMAT_VERSION, SEALED_FORMAT_VERSION};
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId};
 use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::entry::Digest;
 
+use crate::backup::{SEALED_VERSION as SEALED_BACKUP_VERSION, VERSION as BACKUP_VERSION};
 use crate::cli::{Cli, Command};
 use crate::clients::Site;
 use crate::dev::Dev;
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
             join(&args.join, |id, address| Change::Replace { lost, id, address })
         }
         Command::Inspect(args) => inspect::run(&args),
-        Command::Key(args) => key(&args),
+        Command::Key(args) => rotate::key(&args),
         Command::Export(args) => export::run(&args),
         Command::Verify(args) => return verify::run(&args),
         Command::Backup(args) => backup::run(&args),
@@ -77,7 +81,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Version => {
             println!(
-                "tigerchat {}, release {RELEASE}, data file format {FORMAT_VERSION} (sealed {SEALED_FORMAT_VERSION})",
+                "tigerchat {}, release {RELEASE}, data file format {FORMAT_VERSION} (sealed {SEALED_FORMAT_VERSION}, while a key changes {ROTATING_FORMAT_VERSION}), \
+                 backup {BACKUP_VERSION} (sealed {SEALED_BACKUP_VERSION})",
                 env!("CARGO_PKG_VERSION")
             );
             Ok(())
@@ -128,7 +133,7 @@ fn format(args: &cli::Format) -> Result<(), String> {
     };
     let members = if args.standby { Members::unknown() } else { first_members(args)? };
     let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
-    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    let key = launch::key_for(&config, args.key.as_deref(), args.unsealed)?;
     launch::format(&args.file, &config, members, key.as_ref())?;
     let of = if args.standby { "a shard to join".into() } else { args.replicas.to_string() };
     let sealed = match &key {
@@ -175,7 +180,7 @@ fn start(args: &cli::Start) -> Result<(), String> {
         )
     })?;
     let listener = launch::bind(listen, "replicas and edges")?;
-    let key = args.key.as_deref().map(MasterKey::read).transpose()?;
+    let key = MasterKey::find(args.key.as_deref())?;
     let plan = ReplicaPlan { mode: args.io, peers: &peers, hold: args.hold_release, key: key.as_ref() };
     let (reactor, about) = launch::replica(&args.file, listener, &plan)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
@@ -216,14 +221,6 @@ fn read_tokens(path: &Path) -> Result<Vec<TokenEntry>, String> {
         )
     })?;
     texts::parse_tokens(&text).map_err(|(line, expected)| format!("{}:{line}: {expected}", path.display()))
-}
-
-fn key(args: &cli::Key) -> Result<(), String> {
-    let key = keys::make_file(&args.file)?;
-    println!("{}: master key {}", args.file.display(), KeyId(&key.id()));
-    println!();
-    println!("Keep a copy where the data files are not: what is sealed with it can't be read without it.");
-    Ok(())
 }
 
 fn token(args: &cli::Token) -> Result<(), String> {

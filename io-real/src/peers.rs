@@ -62,6 +62,9 @@ pub struct Peers {
 struct Known {
     address: Address,
     socket: SocketAddr,
+    /// Whoever started this process said so: that counts for more than what the members' log says, which is of another
+    /// cluster after a restore.
+    is_told: bool,
     dials: bool,
     /// When to dial (or probe) next; none while a link is up or being made.
     due: Option<Instant>,
@@ -123,6 +126,7 @@ impl Peers {
             .map(|(address, socket, dials)| Known {
                 address,
                 socket,
+                is_told: true,
                 dials,
                 due: dials.then_some(now),
                 wait: REDIAL_FIRST,
@@ -148,14 +152,21 @@ impl Peers {
         self.me
     }
 
-    /// A replica is reached there from now on: those that this process has to dial are dialled.
+    /// A replica is reached there from now on, unless this process was started with another address of it: those that this
+    /// process has to dial are dialled.
     pub fn learn(&mut self, address: Address, socket: SocketAddr, dials: bool) {
         let due = dials.then(Instant::now);
         match self.known.iter_mut().find(|known| known.address == address) {
+            Some(known) if known.is_told => {
+                if known.dials != dials {
+                    (known.dials, known.due) = (dials, due);
+                }
+            }
             Some(known) if known.socket == socket && known.dials == dials => {}
             Some(known) => (known.socket, known.dials, known.due) = (socket, dials, due),
             None => {
-                self.known.push(Known { address, socket, dials, due, wait: REDIAL_FIRST, was_up: false });
+                let (is_told, wait, was_up) = (false, REDIAL_FIRST, false);
+                self.known.push(Known { address, socket, is_told, dials, due, wait, was_up });
             }
         }
     }

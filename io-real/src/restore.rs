@@ -10,39 +10,47 @@ use std::io::{BufReader, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ring::hkdf::Prk;
 use tigerchat_core::chat::forest_shape;
+use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::store::forest::Opening;
 use tigerchat_core::store::grid::block::{self, BlockRef};
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::store::reborn::Reborn;
+use tigerchat_core::store::sealing::KeyId;
 use tigerchat_core::store::sector::Zone;
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{ClusterId, ReplicaId};
-use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
+use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify_sealed};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
 use zerocopy::FromBytes as _;
 
-use crate::backup::{About, BLOCK_HEAD, PARTS, SUMS, VERSION, digest_of};
+use crate::backup::{About, PARTS, SEALED_VERSION, SUMS, SealedWith, VERSION, digest_of};
 use crate::cli::Restore;
 use crate::export::write_room;
-use crate::{disk, launch, texts};
+use crate::keys::{self, MasterKey};
+use crate::{disk, launch, part, texts};
 
 pub fn run(args: &Restore) -> Result<(), String> {
     let cluster = match args.cluster.as_str() {
         "new" => ClusterId(u128::from_le_bytes(launch::entropy())),
         text => texts::parse_cluster(text)?,
     };
-    let backup = Backup::open(&args.from)?;
+    let backup = Backup::open(&args.from, args)?;
     let out = &args.out;
+    let key = launch::key_for(&backup.superblock.config, args.key.as_deref(), args.unsealed)?;
     // What a superblock says is zero until the end.
     disk::format(out, &[0; SUPERBLOCK_ZONE], backup.superblock.config.layout.hot_size())?;
-    let restored = backup.restore(cluster, ReplicaId(args.replica), out);
-    let done = restored.and_then(|superblock| check(out, &superblock).map(|rooms| (superblock, rooms)));
+    let restored = backup.restore(cluster, ReplicaId(args.replica), key.as_ref(), out);
+    let done = restored
+        .and_then(|superblock| check(out, &superblock, key.as_ref()).map(|rooms| (superblock, rooms)));
     let (superblock, rooms) = done.inspect_err(|_| {
         let _ = std::fs::remove_file(out);
     })?;
+    let sealed =
+        key.map_or("not sealed".into(), |key| format!("sealed with master key {}", KeyId(&key.id())));
     println!(
-        "{}: replica {} of {} in cluster {cluster}, lineage {}, as of op {}, {rooms} rooms",
+        "{}: replica {} of {} in cluster {cluster}, lineage {}, as of op {}, {rooms} rooms, {sealed}",
         out.display(),
         args.replica,
         superblock.members.list().len(),
@@ -57,25 +65,29 @@ struct Backup {
     folder: PathBuf,
     about: About,
     superblock: Superblock,
-    blocks: File,
+    blocks: part::Reader,
     /// Where each payload lies in `blocks`.
-    index: BTreeMap<BlockRef, (u64, usize)>,
+    index: BTreeMap<BlockRef, part::At>,
+    /// Of a sealed one.
+    key: Option<Prk>,
 }
 
 impl Backup {
-    fn open(folder: &Path) -> Result<Self, String> {
+    fn open(folder: &Path, args: &Restore) -> Result<Self, String> {
         check_sums(folder)?;
         let path = |name: &str| folder.join(name);
         let fail = |name: &str, why: String| format!("{}: {why}", path(name).display());
         let read = |name: &str| std::fs::read(path(name)).map_err(|error| fail(name, error.to_string()));
         let about: About = serde_json::from_slice(&read("backup.json")?)
             .map_err(|error| fail("backup.json", error.to_string()))?;
-        if about.tigerchat_backup != VERSION {
-            let found = about.tigerchat_backup;
-            return Err(fail(
-                "backup.json",
-                format!("expected a backup of version {VERSION}, found {found}"),
-            ));
+        let version = if about.sealed.is_some() { SEALED_VERSION } else { VERSION };
+        if about.tigerchat_backup != version {
+            let what = format!(
+                "expected a backup of version {VERSION}, or of {SEALED_VERSION} if it is sealed, found {}: use the release \
+                 that made it",
+                about.tigerchat_backup
+            );
+            return Err(fail("backup.json", keys::numbered(ErrorCode::FormatUnfit, what)));
         }
         let superblock =
             Superblock::open(&read("superblock")?).map_err(|error| fail("superblock", error.to_string()))?;
@@ -87,17 +99,23 @@ impl Backup {
         if said != found {
             return Err(fail("superblock", format!("expected that of {said:?}, found that of {found:?}")));
         }
-        let blocks = File::open(path("blocks")).map_err(|error| fail("blocks", error.to_string()))?;
-        let index = index(&blocks, superblock.config.layout.grid().payload_max())
+        let key = about.sealed.as_ref().map(|with| backup_key(with, &superblock, args)).transpose();
+        let key = key.map_err(|why| fail("backup.json", why))?;
+        let blocks =
+            File::open(path("blocks")).and_then(|file| part::Reader::open(file, key.as_ref(), "blocks"));
+        let blocks = blocks.map_err(|error| fail("blocks", error.to_string()))?;
+        let mut index = BTreeMap::new();
+        blocks
+            .each(superblock.config.layout.grid().payload_max(), &mut |at, payload| {
+                index.insert(BlockRef { address: at.id(), digest: Digest::of(payload) }, at);
+                Ok(())
+            })
             .map_err(|why| fail("blocks", why))?;
-        Ok(Self { folder: folder.into(), about, superblock, blocks, index })
+        Ok(Self { folder: folder.into(), about, superblock, blocks, index, key })
     }
 
     fn block(&self, reference: &BlockRef) -> Option<Vec<u8>> {
-        let (at, size) = *self.index.get(reference)?;
-        let mut payload = vec![0; size];
-        self.blocks.read_exact_at(&mut payload, at).ok()?;
-        Some(payload)
+        self.blocks.read(*self.index.get(reference)?)
     }
 
     fn payload(&self, reference: &BlockRef) -> Result<Vec<u8>, String> {
@@ -132,6 +150,10 @@ impl Backup {
         let path = self.folder.join("log");
         let fail = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
         let file = File::open(&path).map_err(|error| fail(&error))?;
+        if let Some(key) = &self.key {
+            let log = part::Reader::open(file, Some(key), "log").map_err(|error| fail(&error))?;
+            return log.each(entry_max, &mut |_, entry| each(entry)).map_err(|why| fail(&why));
+        }
         let mut left = file.metadata().map_err(|error| fail(&error))?.len();
         let (mut file, mut entry) = (BufReader::new(file), vec![0; entry_max]);
         while left > 0 {
@@ -148,13 +170,25 @@ impl Backup {
     }
 
     /// Writes the file; what it holds is not looked at again here.
-    fn restore(&self, cluster: ClusterId, replica: ReplicaId, out: &Path) -> Result<Superblock, String> {
+    fn restore(
+        &self,
+        cluster: ClusterId,
+        replica: ReplicaId,
+        key: Option<&MasterKey>,
+        out: &Path,
+    ) -> Result<Superblock, String> {
         let from = self.folder.display();
         let fail = |error: std::io::Error| format!("{}: can't be written: {error}", out.display());
         let refused = |error| format!("{from}: {error}");
         let (mut reborn, renamed) =
             Reborn::begin(&self.superblock, cluster, replica, &mut |reference| self.block(reference))
                 .map_err(refused)?;
+        let mut sealing = None;
+        if let Some(key) = key {
+            let (envelope, sealer) = keys::new_sealer(key, reborn.config())?;
+            sealing = Some(sealer);
+            reborn = reborn.sealed(envelope, sealing.clone());
+        }
         let file = OpenOptions::new().write(true).open(out).map_err(fail)?;
         let (config, grid) = (reborn.config().clone(), reborn.config().layout.grid());
         let references = self.referenced()?;
@@ -163,7 +197,7 @@ impl Backup {
         }
         let mut image = vec![0; grid.block_bytes()];
         let mut write = |address: u64, payload: &[u8]| {
-            block::seal(config.place(Zone::Grid), &grid, payload, &mut image);
+            block::seal(config.place(Zone::Grid).under(sealing.as_deref()), &grid, payload, &mut image);
             file.write_all_at(&image, grid.offset_of(address)).map_err(fail)
         };
         for reference in &references {
@@ -210,33 +244,27 @@ fn check_sums(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Where each payload lies.
-fn index(blocks: &File, payload_max: usize) -> Result<BTreeMap<BlockRef, (u64, usize)>, String> {
-    let mut index = BTreeMap::new();
-    let (mut from, mut at) = (BufReader::new(blocks), 0_u64);
-    let len = blocks.metadata().map_err(|error| error.to_string())?.len();
-    let (mut head, mut payload) = ([0; BLOCK_HEAD], vec![0; payload_max]);
-    while at < len {
-        let expected = || format!("expected a block of at most {payload_max} bytes at offset {at}");
-        from.read_exact(&mut head).map_err(|_| expected())?;
-        let address = u64::from_le_bytes(head[..8].try_into().expect("8 bytes"));
-        let size = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes")) as usize;
-        let payload = payload.get_mut(..size).filter(|_| head[12..] == [0; 4]).ok_or_else(expected)?;
-        from.read_exact(payload).map_err(|_| expected())?;
-        let start = at + BLOCK_HEAD as u64;
-        index.insert(BlockRef { address, digest: Digest::of(payload) }, (start, size));
-        at = start + size as u64;
-    }
-    Ok(index)
+/// The key that a backup is sealed with.
+fn backup_key(with: &SealedWith, superblock: &Superblock, args: &Restore) -> Result<Prk, String> {
+    let wrapped =
+        with.key().ok_or("expected the key of a backup in hexadecimal digits, found something else")?;
+    let key = MasterKey::find(args.backup_key.as_deref().or(args.key.as_deref()))?.ok_or_else(|| {
+        let what = format!("the backup is sealed: expected master key {}, found none", with.master);
+        format!("{}; or with --backup-key", keys::missing(&what))
+    })?;
+    key.of_backup(&superblock.config, &wrapped)
 }
 
 /// Reads the file back as a replica would; says how many rooms it has.
-fn check(out: &Path, superblock: &Superblock) -> Result<usize, String> {
+fn check(out: &Path, superblock: &Superblock, key: Option<&MasterKey>) -> Result<usize, String> {
     let name = out.display();
     let file = File::open(out).map_err(|error| format!("{name}: can't be read: {error}"))?;
     let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
-    let verified = verify(&mut read).map_err(|error| format!("{name}: {error}"))?;
-    let stopped = Stopped::read(&mut read).map_err(|error| format!("{name}: {error}"))?;
+    let sealing = keys::sealer(superblock, key).map_err(|why| format!("{name}: {why}"))?;
+    let verified =
+        verify_sealed(sealing.as_deref(), &mut read).map_err(|error| format!("{name}: {error}"))?;
+    let stopped =
+        Stopped::read_sealed(sealing.clone(), &mut read).map_err(|error| format!("{name}: {error}"))?;
     let is_whole = verified.is_complete && verified.damaged.is_empty() && !stopped.is_state_lost();
     if !is_whole || stopped.head_uncertain || stopped.executed() != superblock.commit {
         return Err(format!(
@@ -244,7 +272,7 @@ fn check(out: &Path, superblock: &Superblock) -> Result<usize, String> {
             stopped.executed()
         ));
     }
-    let mut blocks = FileBlocks::new(&stopped.superblock.config, &mut read);
+    let mut blocks = FileBlocks::new(&stopped.superblock.config, &mut read).under(sealing.as_deref());
     let mut rooms = 0;
     for room in stopped.chat().rooms() {
         write_room(&stopped, &room, &mut blocks, &mut std::io::sink())

@@ -50,7 +50,7 @@ fn look(args: &Verify) -> Result<(), Failed> {
     match Superblock::open(&start) {
         Ok(_) => data_file(args),
         Err(error @ OpenError::Damaged) => Err((NOT_WHOLE, error.to_string())),
-        Err(error @ (OpenError::Version(_) | OpenError::Release(_) | OpenError::Key(_))) => {
+        Err(error @ (OpenError::Version { .. } | OpenError::Release(_) | OpenError::Key(_))) => {
             Err((NOT_OURS, error.to_string()))
         }
         Err(OpenError::TooShort | OpenError::NotTigerChat) => Err((

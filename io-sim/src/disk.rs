@@ -308,6 +308,31 @@ impl Disk {
     }
 }
 
+/// As a tool uses it while no process has it open.
+impl Disk {
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.cells.len() * SECTOR) as u64
+    }
+
+    /// Reads, unless there is a sector among them that can't be.
+    pub fn read_now(&self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        if self.can_not_read(offset, into.len()) {
+            return Err(DiskError::Read);
+        }
+        self.read(offset, into);
+        Ok(())
+    }
+
+    pub fn write_now(&mut self, offset: u64, sectors: &[u8]) {
+        self.write(offset, sectors, |_| true);
+    }
+
+    pub fn flush_now(&mut self) {
+        self.settle(self.writes);
+    }
+}
+
 /// What is done to a disk from outside; [`crate::damage`] decides.
 impl Disk {
     fn fails(&mut self, which: impl Fn(&DiskErrors) -> u32) -> bool {

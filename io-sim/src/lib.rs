@@ -31,6 +31,7 @@ mod reading;
 pub mod recipe;
 pub mod releases;
 pub mod report;
+mod rotate;
 mod run;
 pub mod scenario;
 mod script;

@@ -9,6 +9,7 @@ use tigerchat_core::wire::frame::Command;
 use crate::aim::Struck;
 use crate::disk::DiskCounts;
 use crate::history::Final;
+use crate::seal::Rotated;
 
 /// What may happen to a frame on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +79,8 @@ pub struct RunReport {
     /// The rare branches that some replica reached, also in a life that ended.
     pub marks: Marks,
     pub disks: DiskCounts,
+    /// Changes of keys of sealed disks.
+    pub rotated: Rotated,
     /// Frames that an outsider said, and what they changed: an error.
     pub intrusions: u64,
     pub harm: Option<String>,

@@ -31,8 +31,7 @@ pub fn run(plan: &Plan, seed: u64, observer: &mut Observer<'_>) -> RunReport {
 /// Runs the world of a recipe; perhaps somebody watches.
 pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Option<Tell<'a>>) -> RunReport {
     let drawn = recipe.drawn();
-    let faulty_for = drawn.faulty_for;
-    let lease = drawn.shape.session_lease;
+    let (faulty_for, lease) = (drawn.faulty_for, drawn.shape.session_lease);
     // A replayed ping of an edge that is gone renews its lease: the last of them must be through.
     let echo = drawn.frames.as_ref().map_or(Duration::ZERO, |frames| *frames.replay_after.end());
     let mut world = World::new(drawn, recipe.dice, observer);
@@ -88,6 +87,7 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
         struck: std::mem::take(&mut world.struck),
         marks: world.marks,
         disks: world.disk_counts(),
+        rotated: world.rotated(),
         intrusions: world.outsider.intrusions,
         harm: world.outsider.harm.take(),
         starved: world.starved(),

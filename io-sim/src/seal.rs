@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use tigerchat_core::store::layout::{PAYLOAD, SECTOR};
-use tigerchat_core::store::sealing::{BOUND, Envelope, SALT, Sealing, SectorKey, TAG, WRAPPED};
+use tigerchat_core::store::sealing::{
+    BOUND, Envelope, NodeKeyBefore, SALT, Sealing, SectorKey, TAG, WRAPPED,
+};
 
 use crate::random::Random;
 
@@ -24,13 +26,33 @@ pub struct Ledger {
     used: Mutex<BTreeSet<(Key, u32)>>,
     /// The operating system's entropy: it knows nothing of process starts.
     entropy: Mutex<Random>,
+    /// For [`crate::rotate`]: whose key changes when, and what comes between.
+    pub(crate) rotations: Mutex<Random>,
+    pub(crate) rotated: Mutex<Rotated>,
+}
+
+/// Changes of keys in a world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotated {
+    pub whole: u64,
+    /// Interrupted, so that a replica started with both keys; and of those the ones that ended with a power cut.
+    pub interrupted: u64,
+    pub power_lost: u64,
+    /// Ended later than begun.
+    pub resumed: u64,
 }
 
 impl Ledger {
     #[must_use]
     pub fn new(seed: u64) -> Arc<Self> {
         let entropy = Mutex::new(Random::new(seed, "salts", 0));
-        Arc::new(Self { used: Mutex::default(), entropy })
+        let rotations = Mutex::new(Random::new(seed, "rotations", 0));
+        Arc::new(Self { used: Mutex::default(), entropy, rotations, rotated: Mutex::default() })
+    }
+
+    #[must_use]
+    pub fn rotated(&self) -> Rotated {
+        *self.rotated.lock().expect("one thread")
     }
 
     /// # Panics
@@ -50,18 +72,40 @@ impl Ledger {
 pub struct StandIn {
     node: u64,
     ledger: Arc<Ledger>,
+    before: Option<Box<Self>>,
 }
+
+/// Keys of one disk differ by this.
+const NEXT: u64 = 256;
 
 impl StandIn {
     #[must_use]
     pub fn new(node: u64, ledger: &Arc<Ledger>) -> Self {
-        Self { node, ledger: Arc::clone(ledger) }
+        Self { node, ledger: Arc::clone(ledger), before: None }
+    }
+
+    /// The next key of its disk, beside this one; of both, beside the newer one.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self { node: self.node + NEXT, before: Some(Box::new(self.alone())), ..self.clone() }
+    }
+
+    /// The newest key alone.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { before: None, ..self.clone() }
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// What the superblock of its disk says.
     #[must_use]
     pub fn envelope(&self) -> Envelope {
-        Envelope { master: [0xA5; 8], check: self.check(), wrapped: [0; WRAPPED] }
+        let before =
+            self.before.as_ref().map(|old| NodeKeyBefore { check: old.check(), wrapped: [0; WRAPPED] });
+        Envelope { master: [0xA5; 8], check: self.check(), wrapped: [0; WRAPPED], before }
     }
 
     /// Whether all sectors of a write were sealed for this disk.
@@ -86,6 +130,10 @@ impl Sealing for StandIn {
 
     fn check(&self) -> [u8; 8] {
         mixed(self.node, 0xC0DE).to_le_bytes()
+    }
+
+    fn before(&self) -> Option<&dyn Sealing> {
+        self.before.as_deref().map(|before| before as &dyn Sealing)
     }
 }
 

@@ -635,6 +635,7 @@ impl<'a> World<'a> {
         let mut node = Node::new();
         let acts = match self.processes[place].role {
             Role::Replica(id) => {
+                self.rotate_key(place);
                 let (replica, effects) = self.open(place, seed, now);
                 self.processes[place].address = Some(Address::Replica { shard: SHARD, replica: id });
                 process::add_replica(&mut node, replica, effects, now)

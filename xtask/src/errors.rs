@@ -30,6 +30,7 @@ const RANGES: &[(u32, &str)] = &[
     (14, "Positions"),
     (15, "Content"),
     (16, "Operations"),
+    (17, "Data files and keys"),
     (40, "Applications"),
 ];
 

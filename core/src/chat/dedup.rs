@@ -387,7 +387,8 @@ mod tests {
     fn used(unix_ms: u64, number: u64) -> Used {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&number.to_le_bytes());
-        Used { key: Key::new(unix_ms, random).0, ..Used::new_zeroed() }
+        // No message has op 0: a row of zeroes is no row.
+        Used { key: Key::new(unix_ms, random).0, op: U64::new(1), ..Used::new_zeroed() }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::forest::tail::{GetBlock, Made, with_tail};
 use super::layout::SECTOR;
+use super::sealing::{Envelope, Sealer};
 use super::sector::{self, Stamp, Zone, sectors_for};
 use super::superblock::{CheckpointRef, ShardConfig, Superblock};
 use crate::chat::forest_shape;
@@ -54,6 +55,7 @@ impl core::error::Error for Refused {}
 #[derive(Debug)]
 pub struct Reborn {
     superblock: Superblock,
+    sealing: Sealer,
     /// The newest entry so far, in the old cluster's log.
     old: EntryHeader,
     /// The newest headers so far in the new one's, ascending.
@@ -100,7 +102,14 @@ impl Reborn {
             blocks = made;
         }
         let headers = vec![superblock.checkpoint.header];
-        Ok((Self { superblock, old: old.checkpoint.header, headers }, blocks))
+        Ok((Self { superblock, sealing: None, old: old.checkpoint.header, headers }, blocks))
+    }
+
+    /// The same, in a sealed file.
+    #[must_use]
+    pub fn sealed(mut self, envelope: Envelope, sealing: Sealer) -> Self {
+        (self.superblock.envelope, self.sealing) = (Some(envelope), sealing);
+        self
     }
 
     /// The next entry of the old log above the checkpoint; returned is where it lies in the new file, and its sectors.
@@ -128,7 +137,8 @@ impl Reborn {
         let offset = layout.slot_offset(slot);
         let mut image = vec![0; sectors_for(bytes.len()) * SECTOR];
         let stamp = Stamp { op: header.op.get(), view: header.view.get(), witness: 0, index: 0 };
-        sector::seal(self.superblock.config.place(Zone::Wal), offset, stamp, &bytes, &mut image);
+        let place = self.superblock.config.place(Zone::Wal).under(self.sealing.as_deref());
+        sector::seal(place, offset, stamp, &bytes, &mut image);
         self.old = header;
         if self.headers.len() == SUFFIX_MAX {
             self.headers.remove(0);

@@ -26,6 +26,12 @@ pub trait Sealing: fmt::Debug + Send + Sync {
 
     /// Follows from the node key and tells nothing of it.
     fn check(&self) -> [u8; 8];
+
+    /// The node key before this one, as long as sectors may be left that it sealed (`super::rotation`). It opens those,
+    /// and seals nothing.
+    fn before(&self) -> Option<&dyn Sealing> {
+        None
+    }
 }
 
 /// The key of one write.
@@ -50,6 +56,16 @@ pub struct Envelope {
     pub check: [u8; 8],
     /// The node key under the master key. Opaque to core.
     pub wrapped: [u8; WRAPPED],
+    /// The node key before this one, as long as sectors may be left that it sealed: a file with two keys has a format
+    /// version of its own.
+    pub before: Option<NodeKeyBefore>,
+}
+
+/// A node key that is on its way out, under the same master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeKeyBefore {
+    pub check: [u8; 8],
+    pub wrapped: [u8; WRAPPED],
 }
 
 /// Bytes of a wrapped node key: salt 16, key 32, tag 16.
@@ -60,10 +76,17 @@ impl Envelope {
         out.extend_from_slice(&self.master);
         out.extend_from_slice(&self.check);
         out.extend_from_slice(&self.wrapped);
+        if let Some(before) = &self.before {
+            out.extend_from_slice(&before.check);
+            out.extend_from_slice(&before.wrapped);
+        }
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self { master: reader.array()?, check: reader.array()?, wrapped: reader.array()? })
+    pub(super) fn decode(reader: &mut Reader<'_>, has_before: bool) -> Result<Self, Malformed> {
+        let (master, check, wrapped) = (reader.array()?, reader.array()?, reader.array()?);
+        let mut before = || Ok(NodeKeyBefore { check: reader.array()?, wrapped: reader.array()? });
+        let before = if has_before { Some(before()?) } else { None };
+        Ok(Self { master, check, wrapped, before })
     }
 }
 
@@ -114,7 +137,12 @@ pub(crate) fn must_fit(envelope: Option<&Envelope>, sealing: Option<&dyn Sealing
         (None, None) => Ok(()),
         (None, Some(_)) => Err(WrongKey::NotSealed),
         (Some(envelope), None) => Err(WrongKey::Missing { master: envelope.master }),
-        (Some(envelope), Some(sealing)) if sealing.check() == envelope.check => Ok(()),
+        (Some(envelope), Some(sealing))
+            if sealing.check() == envelope.check
+                && sealing.before().map(Sealing::check) == envelope.before.map(|before| before.check) =>
+        {
+            Ok(())
+        }
         (Some(envelope), Some(_)) => Err(WrongKey::Another { master: envelope.master }),
     }
 }
@@ -130,11 +158,18 @@ pub(crate) mod toy {
     pub(crate) struct Toy {
         node: u64,
         drawn: AtomicU64,
+        before: Option<alloc::boxed::Box<Self>>,
     }
 
     impl Toy {
         pub(crate) fn new(node: u64) -> Self {
-            Self { node, drawn: AtomicU64::new(0) }
+            Self { node, drawn: AtomicU64::new(0), before: None }
+        }
+
+        /// The key that follows on this one, and opens what it sealed.
+        pub(crate) fn after(before: Self) -> Self {
+            let node = before.node + 1;
+            Self { before: Some(alloc::boxed::Box::new(Self { before: None, ..before })), ..Self::new(node) }
         }
     }
 
@@ -147,6 +182,9 @@ pub(crate) mod toy {
         }
         fn check(&self) -> [u8; 8] {
             (!self.node).to_le_bytes()
+        }
+        fn before(&self) -> Option<&dyn Sealing> {
+            self.before.as_deref().map(|before| before as &dyn Sealing)
         }
     }
 

@@ -140,7 +140,14 @@ pub fn open(place: Place<'_>, offset: u64, sector: &[u8], out: &mut Vec<u8>) -> 
                 }
                 whole
             }
-            Some(sealing) => unseal(sealing, place, offset, sector, out),
+            Some(sealing) => {
+                unseal(sealing, place, offset, sector, out)
+                    || match sealing.before() {
+                        // What was sealed before the node key changed.
+                        Some(older) => unseal(older, place, offset, sector, out),
+                        None => false,
+                    }
+            }
         };
     if whole { Found::Valid(stamp(sector)) } else { Found::Corrupt }
 }
@@ -170,6 +177,11 @@ fn bound(place: Place<'_>, offset: u64, sector: &[u8]) -> [u8; BOUND] {
     bound[20..28].copy_from_slice(&offset.to_le_bytes());
     bound[28..].copy_from_slice(&sector[OP..]);
     bound
+}
+
+/// What a sector's trailer says of it, proven by nothing.
+pub(super) fn claim(sector: &[u8]) -> Option<Stamp> {
+    (sector.len() == SECTOR).then(|| stamp(sector))
 }
 
 fn stamp(sector: &[u8]) -> Stamp {

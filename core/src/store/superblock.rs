@@ -23,6 +23,7 @@ use super::layout::{Layout, PAYLOAD, SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_COPY_
 use super::sealing::{Envelope, WrongKey};
 use super::sector::{self, Found, Place, Stamp, Zone};
 use crate::chat::Limits;
+use crate::errors::ErrorCode;
 use crate::types::{ClusterId, FIRST_RELEASE, ReplicaId, ShardId};
 use crate::vsr::SUFFIX_MAX;
 use crate::vsr::membership::Members;
@@ -35,6 +36,9 @@ const MAGIC: &[u8; 16] = b"TigerChat\0shard\0";
 pub const FORMAT_VERSION: u32 = 2;
 /// The same of sealed ones.
 pub const SEALED_FORMAT_VERSION: u32 = 3;
+/// The same of sealed ones with two node keys, while the one takes the place of the other.
+pub const ROTATING_FORMAT_VERSION: u32 = 4;
+const FORMAT_UNFIT: u32 = ErrorCode::FormatUnfit as u32;
 const COPY: usize = SUPERBLOCK_COPY_SECTORS * SECTOR;
 const COPY_PAYLOAD: usize = SUPERBLOCK_COPY_SECTORS * PAYLOAD;
 
@@ -141,8 +145,8 @@ pub enum OpenError {
     NotTigerChat,
     /// Ours, but no copy is whole.
     Damaged,
-    /// Of another format version.
-    Version(u32),
+    /// Of another format version; and what it says of the release that it is for, which has its place in all versions.
+    Version { found: u32, release: u32 },
     /// Of a release that this binary does not run.
     Release(WrongRelease),
     /// Its key is not here.
@@ -159,11 +163,18 @@ impl fmt::Display for OpenError {
             Self::Damaged => write!(f, "all {SUPERBLOCK_COPIES} copies of the superblock are damaged"),
             Self::Release(wrong) => wrong.fmt(f),
             Self::Key(wrong) => wrong.fmt(f),
-            Self::Version(version) => {
+            Self::Version { found, .. } if *found < FORMAT_VERSION => {
                 write!(
                     f,
-                    "expected format version {FORMAT_VERSION} or {SEALED_FORMAT_VERSION}, found {version}: use the \
-                     release that made it"
+                    "{FORMAT_UNFIT}: expected a data file of format version {FORMAT_VERSION} to {ROTATING_FORMAT_VERSION}, found \
+                     {found}: it was made before release {FIRST_RELEASE}, and no release reads it"
+                )
+            }
+            Self::Version { found, release } => {
+                write!(
+                    f,
+                    "{FORMAT_UNFIT}: expected a data file of format version {FORMAT_VERSION} to {ROTATING_FORMAT_VERSION}, found \
+                     {found}: a newer binary made it, and this one is too old: start one that runs release {release}"
                 )
             }
         }
@@ -291,6 +302,16 @@ impl Superblock {
             .fold(self.checkpoint.header.release.get(), u32::max)
     }
 
+    /// The version of the format that the file is in.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        match &self.envelope {
+            None => FORMAT_VERSION,
+            Some(envelope) if envelope.before.is_none() => SEALED_FORMAT_VERSION,
+            Some(_) => ROTATING_FORMAT_VERSION,
+        }
+    }
+
     /// The superblock's identity, which the next one names as its parent.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -301,8 +322,7 @@ impl Superblock {
         assert!((1..=SUFFIX_MAX).contains(&self.suffix.len()), "a suffix has 1 to {SUFFIX_MAX} headers");
         let mut out = Vec::with_capacity(COPY_PAYLOAD);
         out.extend_from_slice(MAGIC);
-        let version = if self.envelope.is_some() { SEALED_FORMAT_VERSION } else { FORMAT_VERSION };
-        out.extend_from_slice(&version.to_le_bytes());
+        out.extend_from_slice(&self.version().to_le_bytes());
         out.extend_from_slice(&self.release().to_le_bytes());
         self.config.encode(&mut out);
         if let Some(envelope) = &self.envelope {
@@ -329,14 +349,15 @@ impl Superblock {
         if reader.array::<16>()? != *MAGIC {
             return Err(Malformed);
         }
-        let is_sealed = match reader.u32()? {
-            FORMAT_VERSION => false,
-            SEALED_FORMAT_VERSION => true,
+        let (is_sealed, is_rotating) = match reader.u32()? {
+            FORMAT_VERSION => (false, false),
+            SEALED_FORMAT_VERSION => (true, false),
+            ROTATING_FORMAT_VERSION => (true, true),
             _ => return Err(Malformed),
         };
         let release = reader.u32()?;
         let config = ShardConfig::decode(&mut reader)?;
-        let envelope = if is_sealed { Some(Envelope::decode(&mut reader)?) } else { None };
+        let envelope = if is_sealed { Some(Envelope::decode(&mut reader, is_rotating)?) } else { None };
         let (sequence, incarnation, view) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (log_view, commit, witness) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let (lineage, parent) = (reader.u32()?, Digest(reader.array()?));
@@ -376,9 +397,10 @@ impl Superblock {
         if image.len() != COPY || image[..MAGIC.len()] != *MAGIC {
             return Err(OpenError::NotTigerChat);
         }
-        let version = u32::from_le_bytes(image[16..20].try_into().expect("4 bytes"));
-        if version != FORMAT_VERSION && version != SEALED_FORMAT_VERSION {
-            return Err(OpenError::Version(version));
+        let number = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("4 bytes"));
+        let (found, release) = (number(16), number(20));
+        if !(FORMAT_VERSION..=ROTATING_FORMAT_VERSION).contains(&found) {
+            return Err(OpenError::Version { found, release });
         }
         let mut payload = sector::payloads(image).collect::<Vec<_>>().concat();
         let superblock = Self::decode(&payload).map_err(|_| OpenError::Damaged)?;
@@ -441,7 +463,7 @@ impl Superblock {
 /// The most telling of the reasons why no copy could be read.
 fn worst(copies: &[Result<Superblock, OpenError>]) -> OpenError {
     let reasons = || copies.iter().filter_map(|copy| copy.as_ref().err());
-    let version = reasons().find(|reason| matches!(reason, OpenError::Version(_)));
+    let version = reasons().find(|reason| matches!(reason, OpenError::Version { .. }));
     let damaged = reasons().find(|reason| matches!(reason, OpenError::Damaged));
     *version.or(damaged).unwrap_or(&OpenError::NotTigerChat)
 }
@@ -449,7 +471,7 @@ fn worst(copies: &[Result<Superblock, OpenError>]) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sealing::WRAPPED;
+    use crate::store::sealing::{NodeKeyBefore, WRAPPED};
 
     fn superblock(sequence: u64) -> Superblock {
         let layout =
@@ -518,8 +540,12 @@ mod tests {
     /// A sealed file names itself and its keys without a key, and says in its version that it is sealed.
     #[test]
     fn h42_the_superblock_of_a_sealed_file_is_read_without_a_key() {
-        let envelope = Envelope { master: [1; 8], check: [2; 8], wrapped: [3; WRAPPED] };
+        let mut envelope = Envelope { master: [1; 8], check: [2; 8], wrapped: [3; WRAPPED], before: None };
         let sealed = Superblock { envelope: Some(envelope), ..superblock(5) };
+        envelope.before = Some(NodeKeyBefore { check: [4; 8], wrapped: [5; WRAPPED] });
+        let rotating = Superblock { envelope: Some(envelope), ..superblock(5) };
+        assert_eq!(Superblock::open(&rotating.zone()).as_ref(), Ok(&rotating));
+        assert_eq!(rotating.zone()[16], 4);
         let (zone, plain) = (sealed.zone(), superblock(5).zone());
         assert_eq!(Superblock::open(&zone).as_ref(), Ok(&sealed));
         assert_eq!((zone[16], plain[16]), (3, 2));
@@ -534,8 +560,13 @@ mod tests {
     fn what_is_not_ours_is_told_apart() {
         assert_eq!(Superblock::open(&[]), Err(OpenError::TooShort));
         assert_eq!(Superblock::open(&[0; SUPERBLOCK_ZONE]), Err(OpenError::NotTigerChat));
-        let mut zone = superblock(1).zone();
-        zone.chunks_exact_mut(COPY).for_each(|copy| copy[16] = 9);
-        assert_eq!(Superblock::open(&zone), Err(OpenError::Version(9)));
+        for (found, what) in [(1, "no release reads it"), (9, "start one that runs release 1")] {
+            let mut zone = superblock(1).zone();
+            zone.chunks_exact_mut(COPY).for_each(|copy| copy[16] = found);
+            let refused = Superblock::open(&zone).unwrap_err();
+            assert_eq!(refused, OpenError::Version { found: found.into(), release: 1 });
+            let said = alloc::format!("{refused}");
+            assert!(said.contains("format version 2 to 4") && said.contains(what), "{said}");
+        }
     }
 }

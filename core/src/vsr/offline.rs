@@ -110,7 +110,12 @@ impl Stopped {
 
     /// An entry of [`Self::log`], read from the file now.
     #[must_use]
-    pub fn entry(&self, header: &EntryHeader, read: &mut ReadAt<'_>) -> Option<Vec<u8>> {
+    pub fn entry(
+        &self,
+        header: &EntryHeader,
+        sealing: Option<&dyn Sealing>,
+        read: &mut ReadAt<'_>,
+    ) -> Option<Vec<u8>> {
         let config = &self.superblock.config;
         let layout = &config.layout;
         let slot = u32::try_from(header.op.get() % u64::from(layout.wal_slots)).ok()?;
@@ -120,7 +125,8 @@ impl Stopped {
             return None;
         }
         let mut entry = Vec::new();
-        match slot::examine(config.place(Zone::Wal), layout, offset, &bytes, &mut entry) {
+        let place = config.place(Zone::Wal).under(sealing);
+        match slot::examine(place, layout, offset, &bytes, &mut entry) {
             SlotFound::Entry { header: found, .. } if found == *header => Some(entry),
             _ => None,
         }

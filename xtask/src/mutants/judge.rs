@@ -198,6 +198,8 @@ impl<'a> Judge<'a> {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{limits} exec \"$0\" \"$@\"")]).arg(program).args(arguments);
         command.current_dir(&self.farm.folder).env("RUST_TEST_THREADS", "1").env_remove("MUTANT");
+        // Property tests draw the same cases for each mutant and keep none: what one fails, the next would be blamed for.
+        command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         if let Some(mutant) = mutant {
             command.env("MUTANT", mutant.to_string());
         }
