@@ -505,6 +505,7 @@ impl Verifier {
             salt,
             content_type: &parsed.content_type,
             body: &body,
+            erased,
         };
         let number = links.line();
         links.follow(&message, erased)?;

@@ -11,6 +11,7 @@ use super::rooms::{RoomId, Rooms};
 use crate::store::history::record::{RECORD_HEAD, Record, State};
 use crate::wire::chat::{CONTENT_TYPE_MAX, Key, MessageEvent, USER_NAME_MAX};
 use crate::wire::codec::{Malformed, Reader};
+use crate::wire::entry::Digest;
 
 /// Bytes of the largest meta: op, index, key, kind, author, content type.
 const META_MAX: usize = 8 + 4 + 16 + 1 + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX;
@@ -69,12 +70,15 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
     let (op, index, key, kind) = (meta.u64()?, meta.u32()?, Key(meta.array()?), meta.u8()?);
     let (author, content_type) = (meta.short_str()?, meta.short_str()?);
     meta.finish()?;
-    let (salt, body) = match record.state {
+    let (salt, body, erased) = match record.state {
         State::Whole => {
             let (salt, body) = record.content.split_first_chunk::<SALT>().ok_or(Malformed)?;
-            (*salt, body)
+            (*salt, body, None)
         }
-        State::Erased => ([0; SALT], &[][..]),
+        State::Erased => {
+            let digest = record.content.try_into().map_err(|_| Malformed)?;
+            ([0; SALT], &[][..], Some(Digest(digest)))
+        }
         State::Anchor => return Err(Malformed),
     };
     let room = rooms.get(record.room);
@@ -94,5 +98,6 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
         salt,
         content_type,
         body,
+        erased,
     })
 }

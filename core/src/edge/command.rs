@@ -43,6 +43,12 @@ pub(super) enum Method<'a> {
         body: &'a [u8],
         json: bool,
     },
+    /// Takes the content of a message away.
+    Erase {
+        room: &'a str,
+        key: Option<Key>,
+        seq: u64,
+    },
     History {
         room: &'a str,
         from: u64,
@@ -98,6 +104,8 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     publish: Option<Publish<'a>>,
     #[serde(borrow, default)]
+    erase: Option<Erase<'a>>,
+    #[serde(borrow, default)]
     history: Option<History<'a>>,
     #[serde(borrow, default)]
     presence: Option<Presence<'a>>,
@@ -149,6 +157,14 @@ struct Publish<'a> {
     expect_seq: Option<&'a str>,
     #[serde(borrow, default)]
     parent: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Erase<'a> {
+    room: &'a str,
+    #[serde(borrow, default)]
+    key: Option<&'a str>,
+    seq: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -224,6 +240,9 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Asked<'_>, Refused> {
         };
         let limit = history.limit.unwrap_or(50).min(PAGE_MAX);
         Method::History { room: history.room, from, limit, linearizable }
+    } else if let Some(erase) = envelope.erase {
+        let Some(key) = erase.key.and_then(parse_key) else { return refuse(id, ErrorCode::KeyInvalid) };
+        Method::Erase { room: erase.room, key: Some(key), seq: number(erase.seq)? }
     } else if let Some(Room { room }) = envelope.unsubscribe {
         Method::Unsubscribe { room }
     } else if let Some(Room { room }) = envelope.room_open {
@@ -282,6 +301,10 @@ pub(super) fn parse_line<'a>(line: &'a [u8], room: Option<&'a str>) -> Result<As
             }
             let body = body.as_bytes();
             Method::Publish { room: joined?, key, parent: 0, expect_seq: None, body, json: false }
+        }
+        "erase" => {
+            let Ok(seq) = rest.trim_start_matches('#').parse() else { return refuse(ErrorCode::Malformed) };
+            Method::Erase { room: joined?, key: None, seq }
         }
         "users" => Method::Presence { room: joined?, linearizable: false },
         "history" => {

@@ -159,7 +159,10 @@ impl Model {
         let (Command::RoomOpen { tenant, room, user }
         | Command::Enter { tenant, room, user }
         | Command::Leave { tenant, room, user }
-        | Command::Publish(Publish { tenant, room, user, .. })) = *command;
+        | Command::Publish(Publish { tenant, room, user, .. })) = *command
+        else {
+            unreachable!("the model knows nothing of erasures");
+        };
         if room.contains(' ') || user.contains(' ') {
             let error = if room.contains(' ') { RoomNameInvalid } else { UserNameInvalid };
             return (Outcome { error: Some(error), ..base }, vec![]);
@@ -267,6 +270,7 @@ impl Model {
             salt: publish.salt,
             content_type: publish.content_type,
             body: publish.body,
+            erased: None,
         };
         let previous = said.last().map_or([0; 32], |said| said.outcome.chain.0);
         event.chain = Digest(chain_by_hand(previous, &event));

@@ -143,6 +143,8 @@ pub struct Forest {
     high_water: u64,
     /// The interval that goes on now had no room to grow as it began.
     full: bool,
+    /// See [`Self::erasures_seen`].
+    erasures_seen: u64,
 }
 
 /// Where retention cut rooms off.
@@ -207,6 +209,7 @@ impl Forest {
             generation: 0,
             high_water: 0,
             full: false,
+            erasures_seen: 0,
             shape,
         }
     }
@@ -262,9 +265,16 @@ impl Forest {
             Err(_) if known >= self.shape.erasures_max as usize => false,
             Err(at) => {
                 fresh.insert(at, key);
+                self.erasures_seen += 1;
                 true
             }
         }
+    }
+
+    /// Goes up with each erasure that is executed here: who keeps copies of what was said throws them away.
+    #[must_use]
+    pub fn erasures_seen(&self) -> u64 {
+        self.erasures_seen
     }
 
     /// History as readers see it. What a [page](super::history::reader::Page) is given as its first and last sequence
