@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 
 use super::publish::repeated;
-use super::{Chat, Done, Turn, check_names};
+use super::{Chat, Done, Turn, check_names, tables};
 use crate::errors::ErrorCode;
 use crate::store::history::Key as HistoryKey;
 use crate::wire::chat::{Erase, JSON, KIND_ERASURE, Outcome, Publish};
@@ -95,6 +95,10 @@ impl Chat {
         }
         let author = (erase.tenant, erase.author);
         self.dedup.erase(&mut self.forest, (id, erase.seq), author, erase.of);
+        if erase.now {
+            let until = self.forest.hurry();
+            tables::put_hurry(&mut self.forest, until);
+        }
         Ok(self.append(turn, &entry, id, feed))
     }
 }

@@ -330,12 +330,15 @@ impl<M: Machine> Replica<M> {
         if slot.writing.is_some() || slot.durable == Some(digest) {
             return;
         }
-        let size = sectors_for(entry.len()) * SECTOR;
+        // Nothing of what lay there before stays behind it: zeros, sealed like the entry, which nobody looks at.
+        let sectors = sectors_for(entry.len()) as u32;
+        let size = slot.traces.sectors.max(sectors) as usize * SECTOR;
         let Some(mut image) = self.pool.draft(size) else { return };
         image.resize_to_overwrite(size);
         let stamp = Stamp { op, view: header.view.get(), witness, index: 0 };
         sector::seal(place, offset, stamp, entry, image.bytes_mut());
         (slot.writing, slot.durable) = (Some(digest), None);
+        (slot.traces.writing, slot.traces.writing_op) = (sectors, op);
         let token = Waits::SlotWritten { slot: slot_number }.token();
         Self::submit(effects, DiskOp::Write { token, offset, data: image.seal(), durable: true });
     }
@@ -354,6 +357,7 @@ impl<M: Machine> Replica<M> {
         let keep = 2 * u64::from(self.config.pipeline);
         let slot = self.journal.at_mut(slot_number);
         let content = slot.writing.take();
+        slot.traces.written(written);
         if written {
             (slot.durable, slot.faulty) = (content, false);
         }
