@@ -49,6 +49,13 @@ pub(super) struct Traces {
 }
 
 impl Traces {
+    /// An entry of so many sectors is to be written. Says how many are: nothing of what lay there stays behind it. Those
+    /// beyond the entry are zeros, sealed like it, and nobody looks at them.
+    pub(super) fn begin(&mut self, op: u64, sectors: usize) -> usize {
+        (self.writing, self.writing_op) = (sectors as u32, op);
+        sectors.max(self.sectors as usize)
+    }
+
     /// A write ended.
     pub(super) fn written(&mut self, written: bool) {
         if written {

@@ -330,15 +330,12 @@ impl<M: Machine> Replica<M> {
         if slot.writing.is_some() || slot.durable == Some(digest) {
             return;
         }
-        // Nothing of what lay there before stays behind it: zeros, sealed like the entry, which nobody looks at.
-        let sectors = sectors_for(entry.len()) as u32;
-        let size = slot.traces.sectors.max(sectors) as usize * SECTOR;
+        let size = slot.traces.begin(op, sectors_for(entry.len())) * SECTOR;
         let Some(mut image) = self.pool.draft(size) else { return };
         image.resize_to_overwrite(size);
         let stamp = Stamp { op, view: header.view.get(), witness, index: 0 };
         sector::seal(place, offset, stamp, entry, image.bytes_mut());
         (slot.writing, slot.durable) = (Some(digest), None);
-        (slot.traces.writing, slot.traces.writing_op) = (sectors, op);
         let token = Waits::SlotWritten { slot: slot_number }.token();
         Self::submit(effects, DiskOp::Write { token, offset, data: image.seal(), durable: true });
     }
