@@ -61,6 +61,7 @@ registry! {
     TooManyPresent = 11008, "too_many_present", true, "the shard tracks as many present users as it may", "go on without presence";
     StorageFull = 11009, "storage_full", true, "the shard's storage has no room for more; reads go on", "retry with the same key after a pause, and tell the operator";
     TooManyThreads = 11010, "too_many_threads", false, "the shard holds as many threads as it may", "say it without a parent, or ask the operator";
+    TooManyErasures = 11011, "too_many_erasures", true, "as many erased messages as may be wait for a checkpoint", "retry with the same key after a pause";
     NoLeader = 12001, "no_leader", true, "the shard has no reachable primary right now", "retry with the same key";
     OutcomeUnknown = 12002, "outcome_unknown", true, "the command may or may not have been committed", "retry with the same key";
     Behind = 12003, "behind", true, "no reachable replica has caught up with your position", "retry after a pause";
@@ -72,6 +73,7 @@ registry! {
     ExpectationFailed = 13005, "expectation_failed", false, "expect_seq is not the room's head; seq names the head", "read on from your position, then decide again";
     RoomNameInvalid = 13006, "room_name_invalid", false, "a room name is 1 to 128 of A-Z a-z 0-9 . _ : -", "choose another name";
     UserNameInvalid = 13007, "user_name_invalid", false, "a user name is 1 to 64 printable characters without spaces", "choose another name";
+    NotErasable = 13008, "not_erasable", false, "this entry of the room is not a message", "look at its kind";
     PositionGone = 14001, "position_gone", false, "retention removed this position; first says where history begins", "resubscribe from first";
     EpochMismatch = 14002, "epoch_mismatch", false, "the room was created anew since this cursor was made", "drop the local copy and resubscribe";
     PositionAhead = 14003, "position_ahead", false, "the position is beyond the head of the room", "resubscribe from the head";

@@ -548,3 +548,70 @@ fn h57_who_leads_is_asked_later_and_later_until_a_new_primary_says_so() {
     assert!(matches!(requests[..], [(_, to, _)] if *to == cluster::replica(1)), "at once, to who says so");
     assert_eq!(unheard(&mut world, 0, Command::PingClient, 40), [0; 0], "the search is over");
 }
+
+#[test]
+fn an_author_erases_what_they_said_and_everybody_hears_of_it() {
+    let mut world = World::new();
+    let (ada, bob) = (world.client(0, 1, "ada"), world.client(1, 2, "bob"));
+    let line = world.open(1, 3, Transport::Line);
+    world.say(1, line, "join general");
+    world.pass(5);
+    for (number, text) in ["first", "secret", "third"].iter().enumerate() {
+        let key = world.key(number as u32);
+        world.publish(0, ada, 10 + number as u32, &key, text);
+    }
+    world.pass(5);
+    world.frames(bob);
+    let key = world.key(50);
+    let erase = |id: u32, seq: u64| {
+        format!(r#"{{"id":{id},"erase":{{"room":"general","key":"{key}","seq":"{seq}"}}}}"#)
+    };
+    // Nobody erases what another one said, nor what is not there.
+    world.say(1, bob, &erase(20, 2));
+    world.pass(20);
+    assert!(world.frames(bob).iter().any(|frame| frame.starts_with(r#"{"id":20,"error":{"code":10006"#)));
+    world.say(0, ada, &erase(20, 9));
+    world.pass(20);
+    world.say(0, ada, &erase(21, 2));
+    world.pass(20);
+    let said = world.frames(ada);
+    assert!(said.iter().any(|frame| frame.starts_with(r#"{"id":20,"error":{"code":14003"#)), "{said:?}");
+    assert!(said.iter().any(|frame| frame.starts_with(r#"{"id":21,"erase":{"seq":"4""#)), "{said:?}");
+    let told = world.frames(bob);
+    assert!(told.iter().any(|frame| frame.contains(r#""kind":2"#) && frame.contains(r#"{"erased":"2"}"#)));
+    assert!(world.lines(line).contains(&"[general #4] ada erased #2".to_string()));
+    // A retry is answered as the first one was.
+    world.say(0, ada, &erase(22, 2));
+    world.pass(20);
+    let said = world.frames(ada);
+    let again = said.iter().find(|frame| frame.starts_with(r#"{"id":22,"erase":{"seq":"4""#));
+    assert!(again.is_some_and(|frame| frame.contains(r#""duplicate":true"#)), "{said:?}");
+    // An erasure is not erased.
+    let next = world.key(51);
+    world.say(0, ada, &format!(r#"{{"id":23,"erase":{{"room":"general","key":"{next}","seq":"4"}}}}"#));
+    world.pass(20);
+    assert!(world.frames(ada).iter().any(|frame| frame.starts_with(r#"{"id":23,"error":{"code":13008"#)));
+    // History, catching up, lines: whoever asks from now on.
+    let late = world.open(1, 9, Transport::WebSocket);
+    world.say(1, late, r#"{"id":1,"connect":{"token":"demo:late"}}"#);
+    world.say(1, late, r#"{"id":2,"subscribe":{"room":"general","since":{"seq":"0"}}}"#);
+    for consistency in ["local", "linearizable"] {
+        world.say(
+            1,
+            late,
+            &format!(r#"{{"id":3,"history":{{"room":"general","consistency":"{consistency}"}}}}"#),
+        );
+    }
+    world.say(1, line, "history");
+    world.pass(50);
+    let frames = world.frames(late);
+    assert_eq!(seqs(&frames), [1, 2, 3, 4]);
+    assert_eq!(frames.iter().filter(|frame| frame.contains(r#""history""#)).count(), 2);
+    for frame in &frames {
+        assert!(!frame.contains("secret"), "{frame}");
+    }
+    assert!(frames.iter().filter(|frame| frame.contains(r#""erased":true"#)).count() == 3);
+    let lines = world.lines(line);
+    assert!(lines.contains(&"[general #2] ada: (erased)".to_string()), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("secret")));
+}

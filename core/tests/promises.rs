@@ -245,8 +245,9 @@ fn the_list_of_members_says_who_lags() {
     cluster.settle();
     let answer = cluster.to_edge.iter().find(|frame| frame.header.command() == Command::Members);
     let body = answer.expect("an answer").body();
-    // Of each the op and the release of its binary, and at the end the release in force.
-    let (told, in_force) = body[body.len() - (3 * 12 + 4)..].split_at(3 * 12);
+    // Of each the op and the release of its binary, then the release in force, and what is cleared of erasures here.
+    let (told, rest) = body[body.len() - (3 * 12 + 12)..].split_at(3 * 12);
+    let (in_force, cleared) = rest.split_at(4);
     let told: Vec<(u64, u32)> = told
         .chunks_exact(12)
         .map(|one| {
@@ -257,6 +258,7 @@ fn the_list_of_members_says_who_lags() {
         .collect();
     assert_eq!(told, [(behind + 4, 1), (behind + 4, 1), (behind, 1)]);
     assert_eq!(in_force, 1_u32.to_le_bytes());
+    assert_eq!(cleared, [0; 8]);
 }
 
 /// An acknowledgement counts only among those who act by the same members.

@@ -39,6 +39,11 @@ pub enum Command {
     Remove(One),
     /// Puts a new replica in the place of one whose disk is lost.
     ReplaceReplica(Replace),
+    /// Takes the content of a message away, whoever wrote it: nobody is served it from then on.
+    ///
+    /// The message keeps its place, author, time and chain value, and the room says who erased it. With `--now` every
+    /// replica overwrites at once what its disk still holds of it, and the command ends when all have said so.
+    Erase(Erase),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
     /// Makes master keys, and changes the keys of a data file.
@@ -205,6 +210,24 @@ pub struct Replace {
     pub lost: u16,
     #[command(flatten)]
     pub join: Join,
+}
+
+#[derive(Debug, Args)]
+pub struct Erase {
+    #[command(flatten)]
+    pub shard: Shard,
+    /// The room's name.
+    #[arg(long)]
+    pub room: String,
+    /// Whose room.
+    #[arg(long, default_value_t = 1)]
+    pub tenant: u32,
+    /// The message's sequence.
+    #[arg(long)]
+    pub seq: u64,
+    /// Rid the disks of all replicas of it now, and wait for that.
+    #[arg(long)]
+    pub now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             let lost = ReplicaId(args.lost);
             join(&args.join, |id, address| Change::Replace { lost, id, address })
         }
+        Command::Erase(args) => operator::erase::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Key(args) => rotate::key(&args),
         Command::Export(args) => export::run(&args),

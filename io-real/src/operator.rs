@@ -3,6 +3,8 @@
 //! The one law: **a change is for the members that were seen** (their number goes with it), so that asking again after
 //! a lost answer can't do it twice.
 
+pub mod erase;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
@@ -35,6 +37,8 @@ struct Answer {
     runs: Vec<u32>,
     /// The release in force.
     release: u32,
+    /// Erasures up to this op are gone from the disk of who answers.
+    cleared: u64,
     primary: ReplicaId,
     is_primary: bool,
     view: u64,
@@ -47,6 +51,7 @@ struct Operator {
     cluster: ClusterId,
     replicas: Vec<At>,
     /// Drawn, so that nobody else has it.
+    id: EdgeId,
     me: Address,
     asked: u64,
 }
@@ -105,9 +110,10 @@ fn show(answer: &Answer) {
 impl Operator {
     fn new(args: &cli::Shard) -> Result<Self, String> {
         args.replicas.iter().try_for_each(|at| launch::must_be_loopback(at.socket))?;
-        let me = Address::Edge(EdgeId(u64::from_le_bytes(launch::entropy()) | 1));
+        let id = EdgeId(u64::from_le_bytes(launch::entropy()) | 1);
+        let me = Address::Edge(id);
         let replicas = texts::numbered(&args.replicas);
-        Ok(Self { cluster: texts::parse_cluster(&args.cluster)?, replicas, me, asked: 0 })
+        Ok(Self { cluster: texts::parse_cluster(&args.cluster)?, replicas, id, me, asked: 0 })
     }
 
     /// Asks until some change is done or refused for good.
@@ -222,6 +228,7 @@ impl Operator {
                 acknowledged,
                 runs,
                 release: reader.u32().ok()?,
+                cleared: reader.u64().ok()?,
                 primary: ReplicaId(u16::try_from(header.b.get()).ok()?),
                 is_primary: header.flags.get() & 1 == 1,
                 view: header.view.get(),

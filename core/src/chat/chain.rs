@@ -14,7 +14,8 @@ const DOMAIN: &[u8; 20] = b"tigerchat.v1.message";
 /// Whatever `message.chain` says is not looked at: comparing it with the result is how a history is verified.
 #[must_use]
 pub fn next(previous: Digest, message: &MessageEvent<'_>) -> Digest {
-    link(previous, message, &salted(&message.salt, message.body))
+    let body = message.erased.unwrap_or_else(|| salted(&message.salt, message.body));
+    link(previous, message, &body)
 }
 
 /// `SHA-256(salt ‖ body)`: what the chain knows of a body.

@@ -14,7 +14,8 @@ use crate::wire::entry::Digest;
 
 /// Fills a chat that is new but for its forest.
 pub(super) fn restore(chat: &mut Chat) -> Result<(), Malformed> {
-    let (release, horizon) = tables::counters(&chat.forest)?;
+    let (release, horizon, hurry) = tables::counters(&chat.forest)?;
+    chat.forest.hurry_until(hurry);
     chat.release = release;
     chat.dedup.restore_horizon(horizon);
     restore_rooms(chat)?;

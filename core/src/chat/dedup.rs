@@ -48,6 +48,11 @@ pub(super) const USED: usize = 132;
 const _: () = assert!(size_of::<Used>() == USED);
 
 impl Used {
+    /// Whether its message was erased: what was kept of the content is gone.
+    pub(super) fn is_erased(&self) -> bool {
+        self.content == Digest::ZERO
+    }
+
     fn unix_ms(&self) -> u64 {
         Key(self.key).unix_ms()
     }
@@ -180,6 +185,23 @@ impl Dedup {
         tables::put_used(forest, slot, &used);
         self.links[slot as usize] = Links::alone(&used);
         self.attach(slot);
+    }
+
+    /// Its message was erased: salt and digest go, since together they say whether a guess of the content is right.
+    pub(super) fn erase(
+        &mut self,
+        forest: &mut Forest,
+        (room, seq): (RoomId, u64),
+        (tenant, name): (TenantId, &str),
+        key: Key,
+    ) {
+        let author = self.author(tenant, name);
+        let Some(slot) = author.and_then(|author| self.find_slot(room, author, key)) else { return };
+        let used = &mut self.used[slot as usize];
+        if used.seq.get() == seq {
+            (used.salt, used.content) = ([0; 16], Digest::ZERO);
+            tables::put_used(forest, slot, used);
+        }
     }
 
     /// Authors with their slots, in order of these.

@@ -506,6 +506,7 @@ impl Verifier {
             salt,
             content_type: &parsed.content_type,
             body: &body,
+            erased,
         };
         let number = links.line();
         links.follow(&message, erased)?;

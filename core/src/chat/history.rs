@@ -11,6 +11,7 @@ use super::rooms::{RoomId, Rooms};
 use crate::store::history::record::{RECORD_HEAD, Record, State};
 use crate::wire::chat::{CONTENT_TYPE_MAX, Key, MessageEvent, Thread, USER_NAME_MAX};
 use crate::wire::codec::{Malformed, Reader};
+use crate::wire::entry::Digest;
 
 /// Bytes of the largest meta: op, index, key, kind, author, content type, and of a reply its number.
 const META_MAX: usize = 8 + 4 + 16 + 1 + 1 + USER_NAME_MAX + 1 + CONTENT_TYPE_MAX + 8;
@@ -74,12 +75,15 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
     // Before there were threads a message could have a parent and no number.
     let thread_seq = if record.parent == 0 || meta.is_empty() { 0 } else { meta.u64()? };
     meta.finish()?;
-    let (salt, body) = match record.state {
+    let (salt, body, erased) = match record.state {
         State::Whole => {
             let (salt, body) = record.content.split_first_chunk::<SALT>().ok_or(Malformed)?;
-            (*salt, body)
+            (*salt, body, None)
         }
-        State::Erased => ([0; SALT], &[][..]),
+        State::Erased => {
+            let digest = record.content.try_into().map_err(|_| Malformed)?;
+            ([0; SALT], &[][..], Some(Digest(digest)))
+        }
         State::Anchor => return Err(Malformed),
     };
     let room = rooms.get(record.room);
@@ -100,5 +104,6 @@ pub(super) fn event<'a>(rooms: &'a Rooms, record: &Record<'a>) -> Result<Message
         content_type,
         body,
         thread: Thread { seq: thread_seq, ..Thread::default() },
+        erased,
     })
 }

@@ -11,6 +11,7 @@ mod answer;
 pub mod chain;
 mod checkpoint;
 mod dedup;
+mod erase;
 pub mod export;
 mod history;
 mod index;
@@ -42,11 +43,12 @@ use crate::store::layout::Layout;
 use crate::types::{FIRST_RELEASE, TenantId};
 use crate::vsr::machine::{At, Machine, PutAnswer, Unanswered};
 use crate::wire::chat::{
-    COMMANDS_MAX, CONTENT_TYPE_MAX, Command, Outcome, Publish, ROOM_NAME_MAX, RoomEvent, USER_NAME_MAX,
+    COMMANDS_MAX, CONTENT_TYPE_MAX, Command, Erase, Outcome, Publish, ROOM_NAME_MAX, RoomEvent, USER_NAME_MAX,
 };
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::Digest;
 
+pub use self::erase::erased_seq;
 pub use self::inspect::{RoomView, Usage};
 pub use self::limits::{LIMITS, Limits};
 pub use self::names::{is_room_name, is_user_name};
@@ -132,6 +134,7 @@ impl Chat {
         let done = match *command {
             Command::RoomOpen { tenant, room, user } => self.open(turn, tenant, room, user, feed),
             Command::Publish(ref publish) => self.publish(turn, publish, feed),
+            Command::Erase(ref erase) => self.erase(turn, erase, feed),
             Command::Enter { tenant, room, user } => self.enter(turn, tenant, room, user, feed),
             Command::Leave { tenant, room, user } => self.leave(turn, tenant, room, user, feed),
         };
@@ -304,6 +307,7 @@ impl Chat {
     fn is_within_limits(&self, command: &Command<'_>) -> bool {
         let (Command::RoomOpen { room, user, .. }
         | Command::Publish(Publish { room, user, .. })
+        | Command::Erase(Erase { room, user, .. })
         | Command::Enter { room, user, .. }
         | Command::Leave { room, user, .. }) = command;
         let content = match command {
@@ -311,6 +315,7 @@ impl Chat {
                 publish.content_type.len() <= CONTENT_TYPE_MAX
                     && publish.body.len() <= self.limits.body_max as usize
             }
+            Command::Erase(erase) => erase.author.len() <= USER_NAME_MAX,
             _ => true,
         };
         content && room.len() <= ROOM_NAME_MAX && user.len() <= USER_NAME_MAX

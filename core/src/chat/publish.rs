@@ -37,7 +37,13 @@ impl Chat {
     }
 
     /// Executes a publish about which there is no more doubt.
-    fn append(&mut self, turn: Turn, publish: &Publish<'_>, id: RoomId, feed: &mut Vec<u8>) -> Outcome {
+    pub(super) fn append(
+        &mut self,
+        turn: Turn,
+        publish: &Publish<'_>,
+        id: RoomId,
+        feed: &mut Vec<u8>,
+    ) -> Outcome {
         let room = self.rooms.get(id);
         let mut message = MessageEvent {
             tenant: publish.tenant,
@@ -56,6 +62,7 @@ impl Chat {
             content_type: publish.content_type,
             body: publish.body,
             thread: Thread::default(),
+            erased: None,
         };
         let body = chain::salted(&publish.salt, publish.body);
         message.chain = chain::link(room.chain, &message, &body);
@@ -95,7 +102,7 @@ impl Chat {
     }
 
     /// Whether a key that is not remembered may be used.
-    fn check_key(&self, turn: Turn, publish: &Publish<'_>) -> Result<(), ErrorCode> {
+    pub(super) fn check_key(&self, turn: Turn, publish: &Publish<'_>) -> Result<(), ErrorCode> {
         let (now, made) = (turn.time / 1_000_000, publish.key.unix_ms());
         let horizon = now.saturating_sub(self.limits.key_horizon_ms);
         if made < horizon.max(self.dedup.author_horizon(publish.tenant, publish.user)) {
@@ -123,9 +130,10 @@ fn check_content(turn: Turn, publish: &Publish<'_>, limits: &Limits) -> Result<(
 
 /// The result of a key that was used before: the first one again, or a conflict that names it.
 /// The retry may carry another salt, having come through another edge, so it is hashed under the first one's.
-fn repeated(used: &Used, publish: &Publish<'_>, epoch: u64, conflict: Outcome) -> Done {
+/// Of a message that was erased nothing is left to compare with: its key alone says that it is the same.
+pub(super) fn repeated(used: &Used, publish: &Publish<'_>, epoch: u64, conflict: Outcome) -> Done {
     let seq = used.seq.get();
-    if content(publish, &chain::salted(&used.salt, publish.body)) != used.content {
+    if !used.is_erased() && content(publish, &chain::salted(&used.salt, publish.body)) != used.content {
         return Err(Outcome { seq, ..conflict });
     }
     Ok(Outcome {

@@ -26,7 +26,8 @@ pub(super) const KEYS: usize = 1;
 pub(super) const AUTHORS: usize = 2;
 pub(super) const PEOPLE: usize = 3;
 pub(super) const STAYS: usize = 4;
-/// One row: the release of the last executed op less [`FIRST_RELEASE`], and the shard's key horizon. So an empty
+/// One row: the release of the last executed op less [`FIRST_RELEASE`], the shard's key horizon, and the last checkpoint
+/// whose wipe hurries. So an empty
 /// forest is the empty state.
 pub(super) const COUNTERS: usize = 5;
 /// One row more than there may be threads: the last one says which of them is looked at next.
@@ -36,7 +37,7 @@ const ROOM: usize = 4 + 8 + 8 + 32 + 1 + ROOM_NAME_MAX;
 const AUTHOR: usize = 4 + 8 + 1 + USER_NAME_MAX;
 const PERSON: usize = 4 + 1 + USER_NAME_MAX;
 const STAY: usize = 4 + 8;
-const COUNTER: usize = 4 + 8;
+const COUNTER: usize = 4 + 8 + 8;
 
 /// Bytes of the largest row.
 pub(super) const ROW_MAX: usize = ROOM;
@@ -139,7 +140,12 @@ pub(super) fn put_release(forest: &mut Forest, release: u32) {
 }
 
 pub(super) fn put_horizon(forest: &mut Forest, horizon: u64) {
-    forest.slot_mut(COUNTERS, 0)[4..].copy_from_slice(&horizon.to_le_bytes());
+    forest.slot_mut(COUNTERS, 0)[4..12].copy_from_slice(&horizon.to_le_bytes());
+}
+
+/// Up to which checkpoint wipes hurry.
+pub(super) fn put_hurry(forest: &mut Forest, until: u64) {
+    forest.slot_mut(COUNTERS, 0)[12..].copy_from_slice(&until.to_le_bytes());
 }
 
 pub(super) fn put_thread(forest: &mut Forest, slot: u32, thread: &ThreadRow) {
@@ -205,11 +211,11 @@ pub(super) fn hand(forest: &Forest, limit: u32) -> Result<u32, Malformed> {
     Ok(hand)
 }
 
-/// The release of the last executed op, and the shard's key horizon.
-pub(super) fn counters(forest: &Forest) -> Result<(u32, u64), Malformed> {
+/// The release of the last executed op, the shard's key horizon, and up to which checkpoint wipes hurry.
+pub(super) fn counters(forest: &Forest) -> Result<(u32, u64, u64), Malformed> {
     let mut row = Reader::new(forest.slot(COUNTERS, 0));
     let release = row.u32()?.checked_add(FIRST_RELEASE).ok_or(Malformed)?;
-    Ok((release, row.u64()?))
+    Ok((release, row.u64()?, row.u64()?))
 }
 
 /// The name at the end of a row.

@@ -1,6 +1,7 @@
 //! The machine as a whole: scenarios of single promises, and hazards by their numbers.
 
 mod disk;
+mod erase;
 mod export;
 mod model;
 mod pages;

@@ -45,6 +45,12 @@ pub(super) enum Method<'a> {
         body: &'a [u8],
         json: bool,
     },
+    /// Takes the content of a message away.
+    Erase {
+        room: &'a str,
+        key: Option<Key>,
+        seq: u64,
+    },
     History {
         room: &'a str,
         /// The parent; zero: the whole room.
@@ -102,6 +108,8 @@ struct Envelope<'a> {
     #[serde(borrow, default)]
     publish: Option<Publish<'a>>,
     #[serde(borrow, default)]
+    erase: Option<Erase<'a>>,
+    #[serde(borrow, default)]
     history: Option<AskedPage<'a>>,
     #[serde(borrow, default)]
     presence: Option<Presence<'a>>,
@@ -153,6 +161,14 @@ struct Publish<'a> {
     expect_seq: Option<&'a str>,
     #[serde(borrow, default)]
     parent: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+struct Erase<'a> {
+    room: &'a str,
+    #[serde(borrow, default)]
+    key: Option<&'a str>,
+    seq: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +228,9 @@ pub(super) fn parse_json(bytes: &[u8]) -> Result<Asked<'_>, Refused> {
         Method::Subscribe { room: subscribe.room, since }
     } else if let Some(history) = envelope.history {
         history.method().map_err(|error| Refused { id, error })?
+    } else if let Some(erase) = envelope.erase {
+        let Some(key) = erase.key.and_then(parse_key) else { return refuse(id, ErrorCode::KeyInvalid) };
+        Method::Erase { room: erase.room, key: Some(key), seq: number(erase.seq)? }
     } else if let Some(Room { room }) = envelope.unsubscribe {
         Method::Unsubscribe { room }
     } else if let Some(Room { room }) = envelope.room_open {
@@ -270,6 +289,10 @@ pub(super) fn parse_line<'a>(line: &'a [u8], room: Option<&'a str>) -> Result<As
             }
             let body = body.as_bytes();
             Method::Publish { room: joined?, key, parent: 0, expect_seq: None, body, json: false }
+        }
+        "erase" => {
+            let Ok(seq) = rest.trim_start_matches('#').parse() else { return refuse(ErrorCode::Malformed) };
+            Method::Erase { room: joined?, key: None, seq }
         }
         "users" => Method::Presence { room: joined?, linearizable: false },
         "history" => page::line(joined?, 0, rest).map_err(|error| Refused { id: 0, error })?,

@@ -11,6 +11,7 @@
 mod auth;
 mod command;
 mod connection;
+mod erase;
 mod feed;
 pub mod loads;
 mod page;
@@ -42,7 +43,7 @@ use crate::wire::codec::Reader;
 use crate::wire::frame::{Command, Frame};
 
 /// Content type of a body that came as JSON.
-pub(crate) const JSON: &str = "application/json";
+pub(crate) use crate::wire::chat::JSON;
 /// Content type of a body that came as a line.
 const PLAIN: &str = "text/plain";
 

@@ -13,7 +13,7 @@ use crate::io::{EdgeEffect, EdgeEffects};
 use crate::pool::Message;
 use crate::types::{ConnectionId, Instant, ReplicaId};
 use crate::vsr::reads::LINEARIZABLE;
-use crate::wire::chat::{AnswerHead, Query};
+use crate::wire::chat::{AnswerHead, Key, Query};
 use crate::wire::codec::Reader;
 use crate::wire::frame::{Command, Frame};
 
@@ -40,6 +40,12 @@ pub(super) enum Purpose {
     },
     Presence {
         id: u32,
+    },
+    /// Who wrote the message that is to be erased.
+    Erase {
+        id: u32,
+        seq: u64,
+        key: Key,
     },
 }
 
@@ -165,7 +171,7 @@ impl Edge {
 
     fn gave_up(&mut self, connection: ConnectionId, purpose: Purpose, effects: &mut EdgeEffects) {
         match purpose {
-            Purpose::History { id, .. } | Purpose::Presence { id } => {
+            Purpose::History { id, .. } | Purpose::Presence { id } | Purpose::Erase { id, .. } => {
                 self.say_error(connection, id, ErrorCode::Behind, 0, effects);
                 self.close_if_http(connection, effects);
             }
@@ -192,7 +198,7 @@ impl Edge {
             self.reads.due = self.reads.due.min(soon);
             return;
         }
-        let Read { connection, purpose, .. } = self.reads.list.swap_remove(at);
+        let Read { connection, purpose, query, .. } = self.reads.list.swap_remove(at);
         let commit = frame.header.commit.get();
         if let Some(client) = self.connections.get_mut(&connection) {
             client.floor = client.floor.max(commit);
@@ -202,6 +208,9 @@ impl Edge {
                 self.history_page(connection, (id, thread), &head, reader, effects);
             }
             Purpose::Presence { id } => self.present(connection, id, &head, reader, effects),
+            Purpose::Erase { id, seq, key } => {
+                self.erase_what_was_read(connection, (id, seq, key), &query, &head, reader, effects);
+            }
             Purpose::Subscription { room } => {
                 self.subscription_page(connection, room, &head, commit, reader, effects);
             }

@@ -20,7 +20,7 @@ use crate::errors::ErrorCode;
 use crate::io::{CloseCode, EdgeEffects, Transport};
 use crate::types::{ConnectionId, Instant};
 use crate::wire::chat::{
-    AnswerHead, COMMANDS_MAX, Command as ChatCommand, KIND_MESSAGE, Key, Outcome, Publish, Query,
+    AnswerHead, COMMANDS_MAX, Command as ChatCommand, Erase, KIND_MESSAGE, Key, Outcome, Publish, Query,
 };
 use crate::wire::codec::Reader;
 use crate::wire::frame::Frame;
@@ -164,6 +164,7 @@ impl Edge {
             }
             Method::Join { room } => self.join(connection, id, user, room),
             Method::Publish { .. } => self.publish(connection, id, user, method),
+            Method::Erase { room, key, seq } => self.erase(connection, id, user, (room, key, seq), effects),
             Method::Subscribe { .. } | Method::Unsubscribe { .. } if transport == Transport::Http => {
                 Err(ErrorCode::Unsupported)
             }
@@ -266,7 +267,7 @@ impl Edge {
         Ok(())
     }
 
-    fn read(
+    pub(super) fn read(
         &mut self,
         connection: ConnectionId,
         purpose: Purpose,
@@ -293,7 +294,7 @@ impl Edge {
     }
 
     /// Puts a command on its way to the shard.
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         connection: ConnectionId,
         id: u32,
@@ -304,7 +305,9 @@ impl Edge {
         if client.in_flight >= self.config.limits.inflight {
             return Err(ErrorCode::TooManyInFlight);
         }
-        let (ChatCommand::RoomOpen { room, .. } | ChatCommand::Publish(Publish { room, .. })) = *command
+        let (ChatCommand::RoomOpen { room, .. }
+        | ChatCommand::Publish(Publish { room, .. })
+        | ChatCommand::Erase(Erase { room, .. })) = *command
         else {
             return Err(ErrorCode::Internal);
         };
@@ -320,7 +323,7 @@ impl Edge {
     }
 
     /// A key for a user who has none: of a line client, whose retry is their own.
-    fn mint(&mut self) -> Key {
+    pub(super) fn mint(&mut self) -> Key {
         let mut random = [0; 10];
         self.random.fill_bytes(&mut random);
         Key::new(self.now.wall.0 / 1_000_000, random)
@@ -402,12 +405,13 @@ impl Edge {
     }
 
     fn help(&mut self, connection: ConnectionId, effects: &mut EdgeEffects) {
-        const LINES: [&str; 13] = [
+        const LINES: [&str; 14] = [
             "login TOKEN         say who you are",
             "join ROOM           come into a room, opening it if need be",
             "send TEXT           say something in the room you joined last",
             "send-key KEY TEXT   the same with your own key (32 hexadecimal digits), safe to repeat",
             "reply SEQ TEXT      answer message SEQ: what answers it is its thread",
+            "erase N             take away what you said in message N",
             "users               who is here",
             "history [N]         the last N messages",
             "history from SEQ [N]     N messages from there on; also before SEQ, around SEQ,",
@@ -465,7 +469,19 @@ impl Edge {
                         text::text(out, "* sent #");
                         text::number(out, outcome.seq);
                     }
-                    _ => text::published(out, id, outcome),
+                    _ => text::published(out, id, "publish", outcome),
+                },
+                effects,
+            ),
+            Waiting::Erase => self.frame_for(
+                connection,
+                |out, transport| match transport {
+                    Transport::Line => {
+                        text::text(out, "* erased, as #");
+                        text::number(out, outcome.seq);
+                        text::text(out, " says");
+                    }
+                    _ => text::published(out, id, "erase", outcome),
                 },
                 effects,
             ),

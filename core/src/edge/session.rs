@@ -42,6 +42,7 @@ pub(super) struct Waiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiting {
     Publish,
+    Erase,
     RoomOpen,
     /// The line protocol's `join`: subscribe once the room is there.
     Join,

@@ -6,9 +6,10 @@
 use alloc::vec::Vec;
 
 use super::command::TextBody;
+use crate::chat::erased_seq;
 use crate::errors::ErrorCode;
 use crate::io::Transport;
-use crate::wire::chat::{MessageEvent, Outcome};
+use crate::wire::chat::{KIND_ERASURE, MessageEvent, Outcome};
 
 /// Room for the longest header of a WebSocket frame, before what it wraps.
 const WS_HEADER_MAX: usize = 10;
@@ -161,10 +162,12 @@ pub(super) fn error(out: &mut Vec<u8>, transport: Transport, command: u32, error
     text(out, "}}");
 }
 
-pub(super) fn published(out: &mut Vec<u8>, command: u32, outcome: &Outcome) {
+pub(super) fn published(out: &mut Vec<u8>, command: u32, method: &str, outcome: &Outcome) {
     out.push(b'{');
     id(out, command);
-    text(out, "\"publish\":{\"seq\":");
+    out.push(b'"');
+    text(out, method);
+    text(out, "\":{\"seq\":");
     big(out, outcome.seq);
     text(out, ",\"op\":");
     big(out, outcome.op);
@@ -213,6 +216,13 @@ pub(super) fn event(out: &mut Vec<u8>, message: &MessageEvent<'_>) {
     }
     text(out, ",\"chain\":\"");
     hex(out, &message.chain.0);
+    if let Some(digest) = &message.erased {
+        text(out, "\",\"erased\":true,\"content\":\"");
+        hex(out, &digest.0);
+        text(out, "\",\"content_type\":");
+        string(out, message.content_type);
+        return out.push(b'}');
+    }
     text(out, "\",\"salt\":\"");
     hex(out, &message.salt);
     text(out, "\",\"content_type\":");
@@ -243,6 +253,13 @@ pub(super) fn line(out: &mut Vec<u8>, message: &MessageEvent<'_>) {
     number(out, message.seq);
     text(out, "] ");
     text(out, message.author);
+    if message.erased.is_some() {
+        return text(out, ": (erased)");
+    }
+    if let Some(seq) = erased_seq(message.body).filter(|_| message.kind == KIND_ERASURE) {
+        text(out, " erased #");
+        return number(out, seq);
+    }
     text(out, ": ");
     match serde_json::from_slice::<TextBody<'_>>(message.body) {
         Ok(body) if message.content_type == super::JSON => text(out, &body.text),

@@ -45,6 +45,8 @@ pub(super) struct Checkpointing {
     suspended: bool,
     /// Nobody has a block without which the work can't go on: peers are further.
     stuck: bool,
+    /// See [`Replica::cleared`]: of the grid, as of the checkpoint that is named.
+    cleared: u64,
     tail: Vec<u8>,
     /// Blocks that the forest wants, while they are looked for.
     wanted: Vec<BlockRef>,
@@ -91,6 +93,14 @@ impl<M: Machine> Replica<M> {
         true
     }
 
+    /// Whatever was erased by ops up to this one is nowhere in this replica's file any more: in no block, free or not,
+    /// and in no slot of the log. Zero as long as it does not know: since it began, or took over a checkpoint, no wipe
+    /// ended here.
+    #[must_use]
+    pub fn cleared(&self) -> u64 {
+        self.checkpointing.cleared.min(self.journal.cleared())
+    }
+
     pub(super) fn suspend_checkpoints(&mut self) {
         self.checkpointing.suspended = true;
     }
@@ -122,6 +132,7 @@ impl<M: Machine> Replica<M> {
     pub(super) fn forget_checkpoint(&mut self) {
         (self.checkpointing.due, self.checkpointing.stage) = (false, Stage::Idle);
         self.checkpointing.stuck = false;
+        self.checkpointing.cleared = 0;
     }
 
     /// Whether a peer's checkpoint of what is executed here is as good as ours: ours is not begun, or can't go on.
@@ -262,6 +273,7 @@ impl<M: Machine> Replica<M> {
             self.checkpointing.stage = Stage::Idle;
             self.journal.base = durable.op();
             self.durable_op = self.durable_op.max(durable.op());
+            self.checkpointing.cleared = self.machine.forest().cleared();
         }
     }
 

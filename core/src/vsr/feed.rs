@@ -43,11 +43,13 @@ struct Follower {
 pub(super) struct Feed {
     ring: VecDeque<Piece>,
     followers: Vec<Follower>,
+    /// Erasures of which the ring shows nothing any more.
+    erasures: u64,
 }
 
 impl Feed {
     pub(super) fn new() -> Self {
-        Self { ring: VecDeque::with_capacity(RING), followers: Vec::with_capacity(FOLLOWERS) }
+        Self { ring: VecDeque::with_capacity(RING), followers: Vec::with_capacity(FOLLOWERS), erasures: 0 }
     }
 
     /// Followers, and frames that are remembered.
@@ -111,6 +113,12 @@ impl<M: Machine> Replica<M> {
         let now = self.now.mono;
         self.feed.followers.retain(|follower| now.since(follower.heard) < FOLLOW_LEASE);
         let max = self.config.layout.entry_max();
+        let erasures = self.machine.forest().erasures_seen();
+        if self.feed.erasures != erasures {
+            // Older events may show what was erased: who lacks them reads history, where it is gone.
+            self.feed.reset();
+            self.feed.erasures = erasures;
+        }
         let added = self.feed.push(op, &self.feed_scratch, max, &self.pool);
         let pieces = self.feed.ring.len() - added;
         for piece in self.feed.ring.iter().skip(pieces) {

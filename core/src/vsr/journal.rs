@@ -33,6 +33,37 @@ pub(super) struct Slot {
     pub(super) faulty: bool,
     /// The whole entry, while somebody may want it soon.
     pub(super) entry: Option<Message>,
+    pub(super) traces: Traces,
+}
+
+/// What lies in a slot on the disk, whatever it is worth: an entry that is written over it leaves nothing of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traces {
+    /// Sectors from the first on that may hold something.
+    pub(super) sectors: u32,
+    /// Those that the write in flight fills with its entry.
+    pub(super) writing: u32,
+    /// The op of the oldest entry of which something may be there; zero: not known.
+    pub(super) op: u64,
+    pub(super) writing_op: u64,
+}
+
+impl Traces {
+    /// An entry of so many sectors is to be written. Says how many are: nothing of what lay there stays behind it. Those
+    /// beyond the entry are zeros, sealed like it, and nobody looks at them.
+    pub(super) fn begin(&mut self, op: u64, sectors: usize) -> usize {
+        (self.writing, self.writing_op) = (sectors as u32, op);
+        sectors.max(self.sectors as usize)
+    }
+
+    /// A write ended.
+    pub(super) fn written(&mut self, written: bool) {
+        if written {
+            (self.sectors, self.op) = (self.writing, self.writing_op);
+        } else {
+            self.sectors = self.sectors.max(self.writing);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -104,9 +135,15 @@ impl Journal {
         let slot = self.at_mut(slot);
         if slot.op != op {
             let (durable, writing, faulty) = (slot.durable.take(), slot.writing.take(), slot.faulty);
-            *slot = Slot { op, durable, writing, faulty, ..Slot::default() };
+            *slot = Slot { op, durable, writing, faulty, traces: slot.traces, ..Slot::default() };
         }
         slot
+    }
+
+    /// Of no entry up to this op the disk holds anything in the log.
+    pub(super) fn cleared(&self) -> u64 {
+        let filled = self.slots.iter().filter(|slot| slot.traces.sectors > 0);
+        filled.map(|slot| slot.traces.op.saturating_sub(1)).min().unwrap_or(0)
     }
 
     /// Whether an op has a place: everything it would overwrite is checkpointed.

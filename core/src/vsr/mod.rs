@@ -25,6 +25,7 @@ mod normal;
 pub mod offline;
 pub mod quorum;
 pub(crate) mod reads;
+pub use self::reads::LINEARIZABLE;
 mod reconfigure;
 mod recovery;
 pub mod release;

@@ -330,7 +330,7 @@ impl<M: Machine> Replica<M> {
         if slot.writing.is_some() || slot.durable == Some(digest) {
             return;
         }
-        let size = sectors_for(entry.len()) * SECTOR;
+        let size = slot.traces.begin(op, sectors_for(entry.len())) * SECTOR;
         let Some(mut image) = self.pool.draft(size) else { return };
         image.resize_to_overwrite(size);
         let stamp = Stamp { op, view: header.view.get(), witness, index: 0 };
@@ -354,6 +354,7 @@ impl<M: Machine> Replica<M> {
         let keep = 2 * u64::from(self.config.pipeline);
         let slot = self.journal.at_mut(slot_number);
         let content = slot.writing.take();
+        slot.traces.written(written);
         if written {
             (slot.durable, slot.faulty) = (content, false);
         }

@@ -36,7 +36,8 @@ pub(super) const QUERIES_MAX: usize = 32;
 /// Of these so many read at a time: they hold the blocks that they have.
 const QUERIES_READING: usize = 8;
 /// In a query's flags.
-pub(crate) const LINEARIZABLE: u16 = 1;
+/// The flag of a query whose answer is to show all that anybody had seen.
+pub const LINEARIZABLE: u16 = 1;
 /// Tells the nonce of a round from that of a ping.
 const ROUND: u128 = 1 << 127;
 

@@ -292,7 +292,7 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Our members. For an operator or an edge also what each of them acknowledged and runs, as far as this replica
-    /// knows, and the release in force.
+    /// knows, the release in force, and up to which op erasures are gone from this replica's disk.
     pub(super) fn members_frame(&self, acknowledged: bool) -> Option<Frame> {
         let mut bytes = Vec::new();
         self.members.encode(&mut bytes);
@@ -305,6 +305,7 @@ impl<M: Machine> Replica<M> {
                 bytes.extend_from_slice(&release.to_le_bytes());
             }
             bytes.extend_from_slice(&self.release().to_le_bytes());
+            bytes.extend_from_slice(&self.cleared().to_le_bytes());
         }
         let mut draft = self.pool.draft(bytes.len())?;
         draft.extend(&bytes).expect("measured");

@@ -28,7 +28,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::PIPELINE_MAX;
-use super::journal::{Journal, SlotState};
+use super::journal::{Journal, SlotState, Traces};
 use super::machine::Machine;
 use super::marks::Mark;
 use super::release::{Releases, WrongRelease};
@@ -41,7 +41,7 @@ use crate::store::forest::Opening;
 use crate::store::grid::block::BlockRef;
 use crate::store::layout::SECTOR;
 use crate::store::sealing;
-use crate::store::sector::Zone;
+use crate::store::sector::{Zone, sectors_for};
 use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, Superblock};
 use crate::types::Now;
@@ -62,6 +62,8 @@ pub(super) struct Recovery {
     found: Vec<SlotFound>,
     /// Slots that were read as blank.
     blank: Vec<u32>,
+    /// What lies in each slot.
+    traces: Vec<Traces>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +141,9 @@ impl<M: Machine> Replica<M> {
             stage = Stage::Slots;
         }
         let (blocks, found, blank) = (VecDeque::new(), vec![SlotFound::Blank; slots], Vec::new());
+        let traces = vec![Traces::default(); slots];
         replica.recovery =
-            Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank });
+            Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank, traces });
         replica.view_change.never_vote_in(replica.view);
         replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
@@ -228,6 +231,7 @@ impl<M: Machine> Replica<M> {
                 if recovery.stage == Stage::Slots && found == SlotFound::Blank {
                     recovery.blank.push(slot);
                 }
+                recovery.traces[slot as usize] = self.traces_of(read.as_deref(), &found);
                 recovery.found[slot as usize] = found;
             }
             _ => {}
@@ -278,6 +282,26 @@ impl<M: Machine> Replica<M> {
         self.adopt(checkpoint.header);
     }
 
+    /// Whatever is not blank may be something.
+    fn traces_of(&self, read: Option<&[u8]>, found: &SlotFound) -> Traces {
+        let all = self.config.layout.slot_sectors;
+        let blank = read.map_or(0, |bytes| {
+            let is_blank = |sector: &&[u8]| sector.iter().all(|byte| *byte == 0);
+            bytes.rchunks(SECTOR).take_while(is_blank).count() as u32
+        });
+        let op = match found {
+            SlotFound::Entry { header, .. } => header.op.get(),
+            _ => 0,
+        };
+        // Behind an entry something of an older one may lie.
+        let whole = match found {
+            SlotFound::Entry { header, .. } => sectors_for(header.size.get() as usize) as u32,
+            _ => 0,
+        };
+        let sectors = all - blank.min(all);
+        Traces { sectors, op: if sectors > whole { 0 } else { op }, ..Traces::default() }
+    }
+
     fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
         let Some(bytes) = read else { return SlotFound::Faulty(None) };
         let layout = &self.config.layout;
@@ -305,8 +329,11 @@ impl<M: Machine> Replica<M> {
         if !ready || !self.superblock.is_settled() || self.members.is_unknown() {
             return;
         }
-        let found = self.recovery.take().expect("ready").found;
+        let Recovery { found, traces, .. } = self.recovery.take().expect("ready");
         let certain = self.rebuild_log(&found);
+        for (slot, traces) in (0..).zip(traces) {
+            self.journal.at_mut(slot).traces = traces;
+        }
         // It may have acknowledged this as a newer binary: it can't act as if it had not.
         if let Some(head) = self.journal.header(self.journal.head).filter(|head| !self.can_run(head)) {
             let head = *head;

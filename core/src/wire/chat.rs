@@ -18,6 +18,8 @@ pub const ROOM_NAME_MAX: usize = 128;
 pub const USER_NAME_MAX: usize = 64;
 /// Longest content type, bytes.
 pub const CONTENT_TYPE_MAX: usize = 64;
+/// Content type of what came as JSON.
+pub const JSON: &str = "application/json";
 /// Longest message body unless configured otherwise, bytes.
 pub const BODY_MAX: usize = 16 * 1024;
 
@@ -51,6 +53,7 @@ pub enum Command<'a> {
         user: &'a str,
     },
     Publish(Publish<'a>),
+    Erase(Erase<'a>),
     /// A user of this session's edge came into a room. Repeating it changes nothing.
     Enter {
         tenant: TenantId,
@@ -83,13 +86,37 @@ pub struct Publish<'a> {
     pub body: &'a [u8],
 }
 
+/// Takes the content of a message away. Becomes an entry of the room of its own ([`KIND_ERASURE`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erase<'a> {
+    pub tenant: TenantId,
+    pub room: &'a str,
+    /// Who erases. Whether they may was looked at where the message could be read: who wrote it never changes.
+    pub user: &'a str,
+    pub key: Key,
+    /// The room's incarnation in which the message was read; zero: it was not, because retention had removed it.
+    pub epoch: u64,
+    /// The message.
+    pub seq: u64,
+    /// Its author and key, by which what deduplication keeps of its content is found.
+    pub author: &'a str,
+    pub of: Key,
+    /// 128 random bits for the entry of the erasure itself.
+    pub salt: [u8; 16],
+    /// Whether the next checkpoints are to overwrite all that is free at once.
+    pub now: bool,
+}
+
 /// Kind of an ordinary message.
 pub const KIND_MESSAGE: u8 = 1;
+/// Kind of an entry which says that an earlier message was erased. Its body names it: `{"erased":"7"}`.
+pub const KIND_ERASURE: u8 = 2;
 
 const ROOM_OPEN: u8 = 1;
 const PUBLISH: u8 = 2;
 const ENTER: u8 = 3;
 const LEAVE: u8 = 4;
+const ERASE: u8 = 5;
 
 impl<'a> Command<'a> {
     /// Bytes that [`Self::encode`] writes.
@@ -103,6 +130,10 @@ impl<'a> Command<'a> {
                 let names = 1 + publish.room.len() + 1 + publish.user.len() + 1 + publish.content_type.len();
                 4 + 1 + 4 + names + 16 + 1 + 8 + 1 + 8 + 16 + 4 + publish.body.len()
             }
+            Self::Erase(erase) => {
+                let names = 1 + erase.room.len() + 1 + erase.user.len() + 1 + erase.author.len();
+                4 + 1 + 4 + names + 16 + 8 + 8 + 16 + 16 + 1
+            }
         }
     }
 
@@ -111,6 +142,7 @@ impl<'a> Command<'a> {
         let (kind, tenant, room, user) = match *self {
             Self::RoomOpen { tenant, room, user } => (ROOM_OPEN, tenant, room, user),
             Self::Publish(publish) => (PUBLISH, publish.tenant, publish.room, publish.user),
+            Self::Erase(erase) => (ERASE, erase.tenant, erase.room, erase.user),
             Self::Enter { tenant, room, user } => (ENTER, tenant, room, user),
             Self::Leave { tenant, room, user } => (LEAVE, tenant, room, user),
         };
@@ -127,6 +159,15 @@ impl<'a> Command<'a> {
             out.put(&publish.salt)?;
             out.put_short(publish.content_type.as_bytes())?;
             out.put_long(publish.body)?;
+        }
+        if let Self::Erase(erase) = self {
+            out.put(&erase.key.0)?;
+            out.put_u64(erase.epoch)?;
+            out.put_u64(erase.seq)?;
+            out.put_short(erase.author.as_bytes())?;
+            out.put(&erase.of.0)?;
+            out.put(&erase.salt)?;
+            out.put_u8(u8::from(erase.now))?;
         }
         Ok(())
     }
@@ -163,6 +204,12 @@ impl<'a> Command<'a> {
                     content_type,
                     body,
                 })
+            }
+            ERASE => {
+                let (key, epoch, seq) = (Key(fields.array()?), fields.u64()?, fields.u64()?);
+                let (author, of) = (fields.short_str()?, Key(fields.array()?));
+                let (salt, now) = (fields.array()?, flag(fields.u8()?)?);
+                Self::Erase(Erase { tenant, room, user, key, epoch, seq, author, of, salt, now })
             }
             _ => return Err(Malformed),
         };
@@ -239,6 +286,9 @@ pub struct MessageEvent<'a> {
     pub salt: [u8; 16],
     pub content_type: &'a str,
     pub body: &'a [u8],
+    /// Of a message that was erased `SHA-256(salt ‖ body)`, by which its chain value is verified. Salt and body are
+    /// empty then.
+    pub erased: Option<Digest>,
     pub thread: Thread,
 }
 
@@ -303,6 +353,8 @@ pub enum RoomEvent<'a> {
 const EVENT_MESSAGE: u8 = 1;
 const EVENT_PRESENCE: u8 = 2;
 const EVENT_OPENED: u8 = 3;
+/// A message whose content is gone: its body is the digest.
+const EVENT_ERASED: u8 = 4;
 
 impl<'a> MessageEvent<'a> {
     #[must_use]
@@ -322,8 +374,13 @@ impl<'a> MessageEvent<'a> {
             + 32
             + 16
             + 4
-            + self.body.len()
+            + self.content().len()
             + self.thread.size()
+    }
+
+    /// What stands in the place of the body.
+    fn content(&self) -> &[u8] {
+        self.erased.as_ref().map_or(self.body, |digest| &digest.0)
     }
 }
 
@@ -341,7 +398,7 @@ impl<'a> RoomEvent<'a> {
         out.put_u32(u32::try_from(self.size() - 4).map_err(|_| Full)?)?;
         match *self {
             Self::Message(message) => {
-                out.put_u8(EVENT_MESSAGE)?;
+                out.put_u8(if message.erased.is_some() { EVENT_ERASED } else { EVENT_MESSAGE })?;
                 out.put_u32(message.tenant.0)?;
                 out.put_short(message.room.as_bytes())?;
                 out.put_short(message.author.as_bytes())?;
@@ -356,7 +413,7 @@ impl<'a> RoomEvent<'a> {
                 out.put_u64(message.parent)?;
                 out.put(&message.chain.0)?;
                 out.put(&message.salt)?;
-                out.put_long(message.body)?;
+                out.put_long(message.content())?;
                 message.thread.encode(out)
             }
             Self::Presence { tenant, room, user, present } => {
@@ -382,12 +439,19 @@ impl<'a> RoomEvent<'a> {
         let tenant = TenantId(fields.u32()?);
         let room = fields.short_str()?;
         let event = match kind {
-            EVENT_MESSAGE => {
+            EVENT_MESSAGE | EVENT_ERASED => {
+                let is_erased = kind == EVENT_ERASED;
                 let (author, content_type) = (fields.short_str()?, fields.short_str()?);
                 let (epoch, seq, op, index) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u32()?);
                 let (time, key) = (fields.u64()?, Key(fields.array()?));
                 let (kind, parent) = (fields.u8()?, fields.u64()?);
-                let (chain, salt, body) = (Digest(fields.array()?), fields.array()?, fields.long()?);
+                let (chain, salt, content) = (Digest(fields.array()?), fields.array()?, fields.long()?);
+                let (erased, body) = if is_erased {
+                    let digest = content.try_into().map_err(|_| Malformed)?;
+                    (Some(Digest(digest)).filter(|_| salt == [0; 16]).ok_or(Malformed).map(Some)?, &[][..])
+                } else {
+                    (None, content)
+                };
                 let thread = Thread::decode(&mut fields)?;
                 Self::Message(MessageEvent {
                     tenant,
@@ -406,6 +470,7 @@ impl<'a> RoomEvent<'a> {
                     content_type,
                     body,
                     thread,
+                    erased,
                 })
             }
             EVENT_PRESENCE => {

@@ -76,6 +76,8 @@ impl Blocks for Disk {
 pub(super) fn assert_written(chat: &Chat) {
     let mut fresh = Forest::new(chat.forest.shape().clone());
     tables::put_release(&mut fresh, chat.release);
+    let (_, _, hurry) = tables::counters(&chat.forest).expect("a row of ours");
+    tables::put_hurry(&mut fresh, hurry);
     for id in 0..chat.rooms.len() {
         tables::put_room(&mut fresh, id, &chat.rooms.row(id));
         fresh.cut(id, chat.forest.first(id));

@@ -216,6 +216,7 @@ proptest! {
         let mut message = MessageEvent {
             tenant: TENANT, room: "r", epoch, seq: 1, op: 1, index: 0, time, author: &author, key: key(0, 1),
             kind, parent: 0, chain: Digest::ZERO, salt, content_type: &text, body, thread: Thread::default(),
+            erased: None,
         };
         message.chain = chain::next(Digest::ZERO, &message);
         let digest = chain::salted(&salt, body);

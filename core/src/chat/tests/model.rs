@@ -179,7 +179,10 @@ impl Model {
         let (Command::RoomOpen { tenant, room, user }
         | Command::Enter { tenant, room, user }
         | Command::Leave { tenant, room, user }
-        | Command::Publish(Publish { tenant, room, user, .. })) = *command;
+        | Command::Publish(Publish { tenant, room, user, .. })) = *command
+        else {
+            unreachable!("the model knows nothing of erasures");
+        };
         if room.contains(' ') || user.contains(' ') {
             let error = if room.contains(' ') { RoomNameInvalid } else { UserNameInvalid };
             return (Outcome { error: Some(error), ..base }, vec![]);
@@ -293,6 +296,7 @@ impl Model {
             content_type: publish.content_type,
             body: publish.body,
             thread,
+            erased: None,
         };
         let previous = said.last().map_or([0; 32], |said| said.outcome.chain.0);
         event.chain = Digest(chain_by_hand(previous, &event));

@@ -22,6 +22,11 @@ use crate::wire::entry::Digest;
 const WIPE_SHARE: u64 = 64;
 /// and at least so many blocks.
 const WIPE_LEAST: u64 = 16;
+/// The same in a hurry.
+const WIPE_SHARE_HURRIED: u64 = 8;
+const WIPE_LEAST_HURRIED: u64 = 4096;
+/// Checkpoints that hurry: the one that erases, the rest of a wipe that was under way, and a whole one.
+pub(super) const HURRY: u64 = 2 * WIPE_SHARE_HURRIED + 2;
 
 /// How far a step got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ impl Forest {
             erasing.blocks = self.holders(key);
         }
         let Some(reference) = erasing.blocks.last().copied() else {
+            // Older copies may lie anywhere, also of what was on its way from block to block.
+            self.wipe_again = true;
             // What is in memory becomes part of this checkpoint's run, without its content.
             if self.frozen.get(key).is_none() {
                 work.erased.push(key);
@@ -163,11 +170,16 @@ impl Forest {
         // Not only up to the highest in use: a file that shrank inside has old copies beyond.
         let end = self.high_water.max(free.highest());
         let left = free.free().saturating_sub(self.trailer_max(self.writer.made()));
-        if self.wipe == 0 || left == 0 || work.wiped >= (end / WIPE_SHARE).max(WIPE_LEAST) {
+        let (share, least) =
+            if self.hurries { (WIPE_SHARE_HURRIED, WIPE_LEAST_HURRIED) } else { (WIPE_SHARE, WIPE_LEAST) };
+        if self.wipe == 0 || left == 0 || work.wiped >= (end / share).max(least) {
             return false;
         }
         let next = (self.wipe..=end).find(|address| free.is_free(*address));
         self.wipe = next.map_or(0, |address| address + 1);
+        if next.is_none() {
+            self.cleared = self.cleared.max(self.wipe_covers);
+        }
         if let Some(address) = next {
             work.wiped += 1;
             self.writer.wipe(address);

@@ -143,6 +143,14 @@ pub struct Forest {
     high_water: u64,
     /// The interval that goes on now had no room to grow as it began.
     full: bool,
+    /// See [`Self::erasures_seen`].
+    erasures_seen: u64,
+    /// Works up to this checkpoint wipe in large steps, and whether that which is due or under way is one of them.
+    hurry_until: u64,
+    hurries: bool,
+    /// What was erased up to this op the wipe that is under way rids the grid of, if it is one that began here.
+    wipe_covers: u64,
+    cleared: u64,
 }
 
 /// Where retention cut rooms off.
@@ -207,6 +215,11 @@ impl Forest {
             generation: 0,
             high_water: 0,
             full: false,
+            erasures_seen: 0,
+            hurry_until: 0,
+            hurries: false,
+            wipe_covers: 0,
+            cleared: 0,
             shape,
         }
     }
@@ -262,9 +275,34 @@ impl Forest {
             Err(_) if known >= self.shape.erasures_max as usize => false,
             Err(at) => {
                 fresh.insert(at, key);
+                self.erasures_seen += 1;
                 true
             }
         }
+    }
+
+    /// The wipes of the next checkpoints are to take large steps. Says until which: the caller keeps that with its state,
+    /// and gives it [back](Self::hurry_until) to a forest that was opened.
+    pub fn hurry(&mut self) -> u64 {
+        self.hurry_until = self.number + erasure::HURRY;
+        self.hurry_until
+    }
+
+    pub fn hurry_until(&mut self, checkpoint: u64) {
+        self.hurry_until = checkpoint;
+    }
+
+    /// What was erased up to this op is in no block of the grid, as of the newest checkpoint. Zero until a wipe began
+    /// and ended here: nothing is known of what this disk held before.
+    #[must_use]
+    pub fn cleared(&self) -> u64 {
+        self.cleared
+    }
+
+    /// Goes up with each erasure that is executed here: who keeps copies of what was said throws them away.
+    #[must_use]
+    pub fn erasures_seen(&self) -> u64 {
+        self.erasures_seen
     }
 
     /// History as readers see it. What a [page](super::history::reader::Page) is given as its first and last sequence
@@ -287,13 +325,17 @@ impl Forest {
     pub fn freeze(&mut self, op: u64, tail: &[u8]) {
         assert!(self.is_complete(), "one checkpoint at a time");
         assert!(op > self.op, "ops go on");
+        let before = self.op;
         (self.number, self.op, self.due) = (self.number + 1, op, true);
+        self.hurries = self.number <= self.hurry_until;
         self.tail.clear();
         self.tail.extend_from_slice(tail);
         self.frozen.clear();
         core::mem::swap(&mut self.active, &mut self.frozen);
         self.apply_cuts();
-        self.apply_erasures();
+        // What is left of those of earlier intervals is still in blocks.
+        let all_done = self.apply_erasures();
+        self.wipe_covers = if self.wipe == 0 && all_done { before } else { self.wipe_covers };
         self.log.freeze(&mut self.pages);
     }
 
@@ -310,16 +352,19 @@ impl Forest {
         self.cuts.moved.clear();
     }
 
-    fn apply_erasures(&mut self) {
+    /// Says whether all that was pending before is done.
+    fn apply_erasures(&mut self) -> bool {
         let Erasures { pending, done, fresh } = &mut self.erasures;
         let cuts = &self.cuts.first;
         done.sort_unstable();
         pending.retain(|key| done.binary_search(key).is_err());
+        let all_done = pending.is_empty();
         pending.append(fresh);
         pending.retain(|key| key.seq >= cuts[key.room as usize]);
         pending.sort_unstable();
         pending.dedup();
         done.clear();
+        all_done
     }
 
     /// Begins the work of the checkpoint that is due: once an op behind it is committed, because then the checkpoint
