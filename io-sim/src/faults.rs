@@ -352,6 +352,8 @@ pub struct Shape {
     pub keys: u32,
     /// Disks are sealed, each with a key of its own.
     pub sealed: bool,
+    /// Keys of sealed disks are changed while replicas are down (`rotate`).
+    pub rotates: bool,
 }
 
 impl Shape {
@@ -391,6 +393,7 @@ impl Shape {
             room_messages: *random.pick(&[20, 50, 100, 0]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
             sealed: Random::new(seed, "sealed", 0).chance(SEALED),
+            rotates: true,
         }
     }
 }

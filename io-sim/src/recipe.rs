@@ -64,7 +64,7 @@ macro_rules! switches {
 }
 
 /// Groups come before their parts: what is turned off as a whole need not be tried in parts.
-pub const OFF: [Switch; 41] = switches! {
+pub const OFF: [Switch; 42] = switches! {
     "frames" |drawn| drawn.frames = None;
     "partitions" |drawn| drawn.partitions = None;
     "bandwidth" |drawn| drawn.bandwidth = None;
@@ -86,6 +86,7 @@ pub const OFF: [Switch; 41] = switches! {
     "clocks" |drawn| drawn.clocks = None;
     "breaks" |drawn| drawn.breaks = None;
     "sealed" |drawn| drawn.shape.sealed = false;
+    "rotations" |drawn| drawn.shape.rotates = false;
     "broken" |drawn| drawn.broken = false;
     "own-lines" |drawn| drawn.own_lines = false;
     "hostile" |drawn| drawn.work.hostile = false;

@@ -67,6 +67,9 @@ impl World<'_> {
 
     /// Before a start that is not the first: perhaps the disk is given another key meanwhile, or a part of it.
     pub(crate) fn rotate_key(&mut self, place: Place) {
+        if !self.drawn.shape.rotates {
+            return;
+        }
         let process = &mut self.processes[place];
         let (Some(sealing), Some(disk)) = (process.sealing.clone(), &mut process.disk) else { return };
         // What a disk lost is not to be written as if it were what was there last.

@@ -172,6 +172,7 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             room_messages: 0,
             keys: 1_024,
             sealed: false,
+            rotates: true,
         };
         Ok((still(shape), number(&words, "seed", 1)?))
     })

@@ -97,6 +97,8 @@ pub struct Cluster {
     pub folder: PathBuf,
     /// What `format` and `edge` take for `--size`.
     size: &'static str,
+    /// The master key of sealed files, as options of a command.
+    key: Vec<String>,
     addresses: Vec<SocketAddr>,
     replicas: Vec<Option<Process>>,
     /// The addresses of the edges' clients.
@@ -104,6 +106,17 @@ pub struct Cluster {
     edge_processes: Vec<Process>,
     pub token: String,
     pub links: Option<Links>,
+}
+
+/// Files of production sizes are sealed.
+fn sealed_with(size: &str, folder: &Path) -> Vec<String> {
+    if size == "dev" {
+        return Vec::new();
+    }
+    let key = folder.join("key");
+    let made = tigerchat().args(["key", "make"]).arg(&key).stdout(Stdio::null()).status().unwrap();
+    assert!(made.success());
+    vec!["--key".into(), key.display().to_string()]
 }
 
 fn list(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
@@ -127,6 +140,7 @@ impl Cluster {
         std::fs::write(folder.join("tokens"), after("line")).unwrap();
         let mut this = Self {
             links: proxied.then(|| Links::new(&addresses)),
+            key: sealed_with(size, &folder),
             folder,
             size,
             addresses,
@@ -152,6 +166,7 @@ impl Cluster {
         let made = tigerchat()
             .args(["format", "--cluster", CLUSTER, "--replica", &replica.to_string(), "--size", self.size])
             .args(options)
+            .args(&self.key)
             .arg(self.file(replica))
             .stdout(Stdio::null())
             .status();
@@ -176,7 +191,7 @@ impl Cluster {
         // A write past the limit of a file's size is to fail, not to kill: that is how a disk becomes full here.
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tigerchat"), "start"]);
-        shell.arg(self.file(replica));
+        shell.arg(self.file(replica)).args(&self.key);
         if replica < REPLICAS {
             shell.args(["--peers", &peers]);
         } else {
