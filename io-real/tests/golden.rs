@@ -1,16 +1,19 @@
 //! Files of every released format, opened by the binary of today: `golden/README.md`.
 
+mod house;
 #[path = "golden/sparse.rs"]
 mod sparse;
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use house::port::free_port;
+use house::process::{self, Process, key, rpc};
 use serde_json::{Value, json};
 use tigerchat_core::chat::{Limits, shape_is_sane};
 use tigerchat_core::store::layout::Layout;
@@ -29,8 +32,8 @@ fn golden() -> PathBuf {
 }
 
 fn tigerchat(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tigerchat"));
-    command.args(words).env_remove("TIGERCHAT_MASTER_KEY_FILE").env_remove("TIGERCHAT_MASTER_KEY");
+    let mut command = process::tigerchat();
+    command.args(words);
     command
 }
 
@@ -100,25 +103,11 @@ impl Folder {
     }
 }
 
-/// A process that does not outlive the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The only replica of a shard, and an edge.
 struct Shard {
     web: SocketAddr,
     token: String,
     _processes: [Process; 2],
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 impl Shard {
@@ -142,26 +131,10 @@ impl Shard {
         Self { web, token: after("token"), _processes: [spawn(&mut start), spawn(&mut edge)] }
     }
 
-    fn rpc(&self, command: &Value) -> Option<Value> {
-        let mut stream = TcpStream::connect(self.web).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let body = command.to_string();
-        let request = format!(
-            "POST /v1/rpc HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
-            self.web,
-            self.token,
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
-    }
-
     fn ask(&self, command: &Value, field: &str) -> Value {
         let began = Instant::now();
         loop {
-            let reply = self.rpc(command);
+            let reply = rpc(self.web, &self.token, command);
             if let Some(answer) = reply.as_ref().and_then(|reply| reply.get(field).cloned()) {
                 return answer;
             }
@@ -175,8 +148,7 @@ impl Shard {
     }
 
     fn publish(&self, room: &str, number: u64) -> Value {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-        let key = format!("{now:012x}{number:020x}");
+        let key = key(number);
         let body = format!("message {number}, zażółć 🐯");
         self.ask(&json!({"id": 1, "publish": {"room": room, "key": key, "body": body}}), "publish")
     }

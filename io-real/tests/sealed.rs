@@ -3,14 +3,14 @@
 
 mod house;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use house::port::free_port;
+use house::process::{Process, rpc, tigerchat};
 use serde_json::{Value, json};
 
 const CLUSTER: &str = "5ea1ed005ea1ed005ea1ed005ea1ed00";
@@ -18,22 +18,6 @@ const KEY_FILE: &str = "TIGERCHAT_MASTER_KEY_FILE";
 const KEY_ITSELF: &str = "TIGERCHAT_MASTER_KEY";
 const PATIENCE: Duration = Duration::from_secs(60);
 const BODY: &str = "what nobody may read who finds this disk";
-
-fn tigerchat() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tigerchat"));
-    command.env_remove(KEY_FILE).env_remove(KEY_ITSELF);
-    command
-}
-
-/// A process that does not outlive the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 struct Folder(PathBuf);
 
@@ -108,25 +92,10 @@ fn publish(folder: &Folder, token: &str, file: &str, key: Option<&str>) -> Value
     };
     ask(&json!({"id": 1, "room_open": {"room": "general"}}), "room_open");
     let history = ask(&json!({"id": 1, "history": {"room": "general", "limit": 10}}), "history");
-    // A key is of its time: old ones are refused.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let key = format!("{now:012x}{:020x}", 1);
-    ask(&json!({"id": 1, "publish": {"room": "general", "key": key, "body": BODY}}), "publish");
+    let publish =
+        json!({"id": 1, "publish": {"room": "general", "key": house::process::key(1), "body": BODY}});
+    ask(&publish, "publish");
     history
-}
-
-fn rpc(at: SocketAddr, token: &str, command: &Value) -> Option<Value> {
-    let mut stream = TcpStream::connect(at).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let body = command.to_string();
-    let request = format!(
-        "POST /v1/rpc HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
 /// How often the message is to be read in a file, by anybody.

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, dead_code, reason = "each test uses what it needs of it")]
 
 pub mod port;
+pub mod process;
+pub mod shard;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
