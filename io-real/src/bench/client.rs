@@ -119,10 +119,9 @@ impl Client {
         }
     }
 
-    /// Asks for a page of a room; how many messages it had.
-    pub fn page(&mut self, room: &str, from: u64, limit: u32) -> Result<usize, String> {
-        let asked = format!(r#"{{"id":5,"history":{{"room":"{room}","from":"{from}","limit":{limit}}}}}"#);
-        self.frame(asked.as_bytes());
+    /// Asks for a page of a room; the reply as it came.
+    fn history(&mut self, room: &str, position: &str) -> Result<String, String> {
+        self.frame(format!(r#"{{"id":5,"history":{{"room":"{room}",{position}}}}}"#).as_bytes());
         self.flush()?;
         loop {
             let mut found = None;
@@ -131,29 +130,26 @@ impl Client {
                     found = Some(String::from_utf8_lossy(frame).into_owned());
                 }
             })?;
-            let Some(reply) = found else { continue };
-            if !reply.starts_with(r#"{"id":5,"history""#) {
-                return Err(format!("expected a page of {room}, found {reply}"));
+            match found {
+                Some(reply) if reply.starts_with(r#"{"id":5,"history""#) => return Ok(reply),
+                Some(reply) => return Err(format!("expected a page of {room}, found {reply}")),
+                None => {}
             }
-            return Ok(reply.matches(r#""chain":"#).count().saturating_sub(1));
         }
+    }
+
+    /// How many messages a page of a room has.
+    pub fn page(&mut self, room: &str, from: u64, limit: u32) -> Result<usize, String> {
+        let reply = self.history(room, &format!(r#""from":"{from}","limit":{limit}"#))?;
+        Ok(reply.matches(r#""salt":"#).count())
     }
 
     /// The newest sequence of a room.
     pub fn head(&mut self, room: &str) -> Result<u64, String> {
-        self.frame(format!(r#"{{"id":4,"room_open":{{"room":"{room}"}}}}"#).as_bytes());
-        self.flush()?;
-        loop {
-            let mut head = None;
-            self.frames(|frame| {
-                let text = String::from_utf8_lossy(frame);
-                let after = text.split_once(r#""head":""#).map(|(_, after)| after.to_owned());
-                head = after.and_then(|after| after.split_once('"')?.0.parse().ok());
-            })?;
-            if let Some(head) = head {
-                return Ok(head);
-            }
-        }
+        let reply = self.history(room, r#""limit":1"#)?;
+        let after = reply.split_once(r#""head":""#).and_then(|(_, after)| after.split_once('"'));
+        let head = after.and_then(|(head, _)| head.parse().ok());
+        head.ok_or_else(|| format!("expected the head of {room}, found {reply}"))
     }
 
     /// Reads once and takes whole frames.
