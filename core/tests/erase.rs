@@ -4,9 +4,10 @@ mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, say};
-use tigerchat_core::types::TenantId;
+use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Erase, Key};
+use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 const WORD: &[u8] = b"the-secret.";
 const SLOTS: u32 = 16;
@@ -80,6 +81,33 @@ fn a_replica_that_says_it_is_clean_is() {
         let ops = until_clean(&mut cluster, done.op, 5 * u64::from(SLOTS / 2));
         assert!(ops >= u64::from(SLOTS / 2), "it is not said before it can be so");
     }
+}
+
+/// Whether any follower that lacks ops is sent the secret, from whichever op on it asks.
+fn is_sent(cluster: &mut Cluster) -> bool {
+    let (primary, commit) = (cluster.primary().unwrap(), cluster.view(0).commit);
+    (1..=commit).any(|from| {
+        let mut frame = Frame { header: FrameHeader::new(Command::Follow, CLUSTER, SHARD), payload: None };
+        (frame.header.op, frame.header.nonce) = (from.into(), 9.into());
+        frame.seal(Address::Edge(EDGE), replica(primary), 1, 1_000_000 + commit * 1_000 + from);
+        cluster.to_edge.clear();
+        cluster.deliver(Address::Edge(EDGE), replica(primary), frame);
+        cluster.settle();
+        let shows = |frame: &Frame| frame.body().windows(WORD.len()).any(|window| window == WORD);
+        cluster.to_edge.iter().any(|frame| frame.header.command() == Command::Committed && shows(frame))
+    })
+}
+
+#[test]
+fn who_follows_is_not_sent_what_was_erased_since() {
+    let (mut cluster, of, epoch, seq) = with_secret(3);
+    cluster.pass(Duration::from_millis(50));
+    assert!(is_sent(&mut cluster), "it is there before");
+    let key = cluster.key(9_000);
+    let done = cluster.request(&[erase(key, of, epoch, seq, false)]).unwrap()[0];
+    assert_eq!(done.error, None);
+    cluster.pass(Duration::from_millis(50));
+    assert!(!is_sent(&mut cluster));
 }
 
 #[test]
