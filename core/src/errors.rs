@@ -62,6 +62,7 @@ registry! {
     StorageFull = 11009, "storage_full", true, "the shard's storage has no room for more; reads go on", "retry with the same key after a pause, and tell the operator";
     TooManyThreads = 11010, "too_many_threads", false, "the shard holds as many threads as it may", "say it without a parent, or ask the operator";
     TooManyErasures = 11011, "too_many_erasures", true, "as many erased messages as may be wait for a checkpoint", "retry with the same key after a pause";
+    TooManyPolicies = 11012, "too_many_policies", false, "the shard keeps defaults of retention for as many tenants as it may", "set another tenant's rules back to `default`, or give the rooms rules of their own";
     NoLeader = 12001, "no_leader", true, "the shard has no reachable primary right now", "retry with the same key";
     OutcomeUnknown = 12002, "outcome_unknown", true, "the command may or may not have been committed", "retry with the same key";
     Behind = 12003, "behind", true, "no reachable replica has caught up with your position", "retry after a pause";
@@ -98,6 +99,7 @@ registry! {
     QuorumsUnsafe = 16010, "quorums_unsafe", false, "no quorums of the voters after this change intersect with those before", "change one voter at a time, and keep at least one";
     TooManyReplicas = 16011, "too_many_replicas", false, "a shard has at most 7 voters and 8 members", "remove one first";
     ReleaseUnfit = 16012, "release_unfit", true, "the replica's binary does not run the release of the shard's log", "start it with a binary that does";
+    RetentionFixed = 16013, "retention_fixed", false, "the shard was formatted before retention could be changed: it keeps what `format` said", "move to a shard that was formatted by this release";
     KeyMissing = 17001, "key_missing", false, "the master key is needed and was not given", "name its file with --key or TIGERCHAT_MASTER_KEY_FILE, or put it into TIGERCHAT_MASTER_KEY";
     WrongKey = 17002, "wrong_key", false, "the master key is another than the one that this was sealed with", "give the key whose id is asked for; `tigerchat key id` tells the id of one";
     ForeignKey = 17003, "foreign_key", false, "the key that is kept in the file was made for another file, or was altered", "put back the file's own superblock, or replace the replica";

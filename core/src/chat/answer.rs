@@ -12,9 +12,11 @@ use super::rooms::RoomId;
 use crate::errors::ErrorCode;
 use crate::store::grid::block::BlockRef;
 use crate::store::history::reader::{self, Blocks, Direction, Ended};
+use crate::types::TenantId;
 use crate::vsr::machine::{PutAnswer, Unanswered};
 use crate::wire::chat::{ANSWER_HEAD, AnswerHead, Query, RoomEvent};
 use crate::wire::codec::Malformed;
+use crate::wire::retention::RETAINED;
 
 /// Most blocks that one answer is made of: it ends early, with `more`, where the next one would be needed. They have
 /// to be in memory all at once, and whoever asks for a page waits for them one after the other.
@@ -110,6 +112,11 @@ pub(super) fn query(
             None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
             Some(id) => presence(chat, id, answer),
         },
+        Ok(Query::Retention { tenant, room: "" }) => retention(chat, tenant, None, answer),
+        Ok(Query::Retention { tenant, room }) => match chat.rooms.find(tenant, room) {
+            None => refuse(chat, ErrorCode::RoomUnknown, None, answer),
+            Some(id) => retention(chat, tenant, Some(id), answer),
+        },
     }
     Ok(())
 }
@@ -121,7 +128,7 @@ fn history(
     blocks: &mut dyn Blocks,
     answer: &mut dyn PutAnswer,
 ) -> Result<(), Unanswered> {
-    let (first, head) = (chat.forest.first(id), chat.rooms.get(id).head);
+    let (first, head) = (chat.first(id), chat.rooms.get(id).head);
     let refused = match from {
         0 => None,
         gone if gone < first => Some(ErrorCode::PositionGone),
@@ -171,6 +178,14 @@ fn presence(chat: &Chat, id: RoomId, answer: &mut dyn PutAnswer) {
     page.finish(more);
 }
 
+fn retention(chat: &Chat, tenant: TenantId, id: Option<RoomId>, answer: &mut dyn PutAnswer) {
+    let Some(mut page) = begin(chat, None, id, answer) else { return };
+    let mut bytes = Vec::with_capacity(RETAINED);
+    chat.retained(tenant, id).encode(&mut bytes).expect("a Vec is never full");
+    page.put([&bytes, &[]]);
+    page.finish(false);
+}
+
 /// Users present in a room, in order of their names.
 pub(super) fn sorted(chat: &Chat, id: RoomId) -> Vec<&str> {
     let mut names: Vec<_> = chat.presence.in_room(id).collect();
@@ -196,7 +211,7 @@ pub(super) fn begin<'a>(
     if let Some(id) = room {
         let room = chat.rooms.get(id);
         (head.epoch, head.head, head.chain) = (room.epoch, room.head, room.chain);
-        head.first = chat.forest.first(id);
+        head.first = chat.first(id);
     }
     if answer.remaining() < ANSWER_HEAD {
         return None;

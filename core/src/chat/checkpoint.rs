@@ -5,6 +5,7 @@
 //! what the next checkpoint writes must not follow from how often a replica was restarted.
 
 use super::Chat;
+use super::limits::Limits;
 use super::names::is_room_name;
 use super::tables;
 use crate::store::history::Key;
@@ -14,11 +15,13 @@ use crate::wire::entry::Digest;
 
 /// Fills a chat that is new but for its forest.
 pub(super) fn restore(chat: &mut Chat) -> Result<(), Malformed> {
-    let (release, horizon, hurry) = tables::counters(&chat.forest)?;
-    chat.forest.hurry_until(hurry);
-    chat.release = release;
-    chat.dedup.restore_horizon(horizon);
+    let counters = tables::counters(&chat.forest)?;
+    chat.forest.hurry_until(counters.hurry);
+    chat.release = counters.release;
+    chat.dedup.restore_horizon(counters.horizon);
+    (chat.retention.clock, chat.retention.hand) = (counters.clock, counters.hand);
     restore_rooms(chat)?;
+    restore_retention(chat)?;
     restore_keys(chat)?;
     restore_presence(chat)?;
     restore_threads(chat)
@@ -42,6 +45,24 @@ fn restore_rooms(chat: &mut Chat) -> Result<(), Malformed> {
         chat.rooms.add(room.tenant, room.name, room.epoch);
         let restored = chat.rooms.get_mut(id);
         (restored.head, restored.chain) = (room.head, room.chain);
+    }
+    Ok(())
+}
+
+/// Rules and marks; of rooms that there are.
+fn restore_retention(chat: &mut Chat) -> Result<(), Malformed> {
+    let Limits { rooms, tenants, marks, .. } = chat.limits;
+    for id in 0..chat.rooms.len() {
+        chat.restore_retention(id)?;
+    }
+    for id in chat.rooms.len()..if marks == 0 { 0 } else { rooms } {
+        require(chat.forest.slot(tables::RETENTION, id).iter().all(|byte| *byte == 0))?;
+    }
+    for slot in 0..tenants {
+        let Some((tenant, policy)) = tables::tenant(&chat.forest, slot)? else { continue };
+        // They have no gap.
+        require(slot as usize == chat.retention.tenants.len())?;
+        require(chat.retention.restore_tenant(tenant, policy))?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ impl Chat {
             return repeated(used, &entry, room.epoch, refused(ErrorCode::KeyConflict));
         }
         self.check_key(turn, &entry).map_err(refused)?;
-        let first = self.forest.first(id);
+        let first = self.first(id);
         if erase.seq < first {
             return Err(Outcome { seq: first, ..refused(ErrorCode::PositionGone) });
         }

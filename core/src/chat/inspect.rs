@@ -85,7 +85,7 @@ impl Chat {
         sink: &mut dyn FnMut(MessageEvent<'_>, Option<Digest>),
     ) -> Result<(), Unanswered> {
         let Some(id) = self.rooms.find(tenant, name) else { return Ok(()) };
-        self.records(id, self.forest.first(id), self.rooms.get(id).head, blocks, &mut |record| {
+        self.records(id, self.first(id), self.rooms.get(id).head, blocks, &mut |record| {
             let erased = match record.state {
                 State::Erased => Some(Digest(record.content.try_into().map_err(|_| Malformed)?)),
                 State::Whole | State::Anchor => None,
@@ -104,9 +104,9 @@ impl Chat {
         blocks: &mut dyn Blocks,
     ) -> Result<Digest, Unanswered> {
         let mut chain = Digest::ZERO;
-        let id = self.rooms.find(tenant, name).filter(|id| self.forest.first(*id) > 1);
+        let id = self.rooms.find(tenant, name).filter(|id| self.first(*id) > 1);
         if let Some(id) = id {
-            let last = self.forest.first(id) - 1;
+            let last = self.first(id) - 1;
             self.records(id, last, last, blocks, &mut |record| {
                 chain = record.chain;
                 Ok(())
@@ -152,7 +152,7 @@ impl Chat {
             tenant: room.tenant,
             name: self.rooms.name(id),
             epoch: room.epoch,
-            first: self.forest.first(id),
+            first: self.first(id),
             head: room.head,
             chain: room.chain,
         }

@@ -21,6 +21,7 @@ mod names;
 mod pages;
 mod presence;
 mod publish;
+mod retention;
 mod rooms;
 mod shape;
 mod tables;
@@ -34,6 +35,7 @@ use core::fmt;
 use self::dedup::Dedup;
 use self::history::Scratch;
 use self::presence::{Change, Presence};
+use self::retention::Retention;
 use self::rooms::{RoomId, Rooms};
 use self::threads::Threads;
 use crate::errors::ErrorCode;
@@ -47,6 +49,7 @@ use crate::wire::chat::{
 };
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::Digest;
+use crate::wire::retention::Retain;
 
 pub use self::erase::erased_seq;
 pub use self::inspect::{RoomView, Usage};
@@ -69,6 +72,7 @@ pub struct Chat {
     dedup: Dedup,
     presence: Presence,
     threads: Threads,
+    retention: Retention,
     forest: Forest,
     scratch: Scratch,
 }
@@ -114,6 +118,7 @@ impl Chat {
             dedup: Dedup::new(&limits, seed),
             presence: Presence::new(&limits, seed),
             threads: Threads::new(&limits, seed),
+            retention: Retention::new(&limits),
             forest,
             scratch: Scratch::new(&limits),
         }
@@ -135,9 +140,13 @@ impl Chat {
             Command::RoomOpen { tenant, room, user } => self.open(turn, tenant, room, user, feed),
             Command::Publish(ref publish) => self.publish(turn, publish, feed),
             Command::Erase(ref erase) => self.erase(turn, erase, feed),
+            Command::Retain(ref retain) => self.retain(turn, retain),
             Command::Enter { tenant, room, user } => self.enter(turn, tenant, room, user, feed),
             Command::Leave { tenant, room, user } => self.leave(turn, tenant, room, user, feed),
         };
+        if done.is_ok_and(|outcome| !outcome.duplicate) {
+            self.passed(turn.time);
+        }
         done.unwrap_or_else(|refused| refused)
     }
 
@@ -308,6 +317,7 @@ impl Chat {
         let (Command::RoomOpen { room, user, .. }
         | Command::Publish(Publish { room, user, .. })
         | Command::Erase(Erase { room, user, .. })
+        | Command::Retain(Retain { room, user, .. })
         | Command::Enter { room, user, .. }
         | Command::Leave { room, user, .. }) = command;
         let content = match command {

@@ -117,7 +117,7 @@ pub(super) fn answer(
 
 impl Line {
     fn of(chat: &Chat, id: RoomId, parent: u64, few: &mut Few<'_>) -> Refused<Self> {
-        let (first, head) = (chat.forest.first(id), chat.rooms.get(id).head);
+        let (first, head) = (chat.first(id), chat.rooms.get(id).head);
         if parent == 0 {
             return Ok(Ok(Self { room: id, lane: None, is_thread: false, first, last: head }));
         }
@@ -218,7 +218,7 @@ impl Line {
             self.read(chat, pages, few, &mut put)?;
             return Ok(count);
         }
-        let (first, head) = (chat.forest.first(self.room), chat.rooms.get(self.room).head);
+        let (first, head) = (chat.first(self.room), chat.rooms.get(self.room).head);
         for seq in self.replies(chat, (from, direction), (limit, until), few)? {
             let mut is_put = false;
             let mut put = |record: &Record<'_>| {

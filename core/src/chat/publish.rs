@@ -44,6 +44,7 @@ impl Chat {
         id: RoomId,
         feed: &mut Vec<u8>,
     ) -> Outcome {
+        self.cut_off(id);
         let room = self.rooms.get(id);
         let mut message = MessageEvent {
             tenant: publish.tenant,
@@ -74,7 +75,8 @@ impl Chat {
         RoomEvent::Message(message).encode(feed).expect(NEVER_FULL);
         self.forest.append(&self.scratch.record(id, &message));
         tables::put_room(&mut self.forest, id, &self.rooms.row(id));
-        self.retain(id, message.seq);
+        self.mark(id, message.seq, turn.time);
+        self.cut_off(id);
         self.tidy_threads();
 
         let used = Used {
@@ -91,14 +93,6 @@ impl Chat {
         };
         self.dedup.insert(&mut self.forest, publish.tenant, publish.user, used);
         Outcome { seq: message.seq, epoch: message.epoch, chain: message.chain, ..turn.outcome() }
-    }
-
-    /// Retention: a room that is over its number of messages loses its oldest one.
-    fn retain(&mut self, id: RoomId, head: u64) {
-        let (kept, first) = (u64::from(self.limits.room_messages), self.forest.first(id));
-        if kept > 0 && head - first + 1 > kept {
-            self.forest.cut(id, first + 1);
-        }
     }
 
     /// Whether a key that is not remembered may be used.

@@ -11,8 +11,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::checkpoint::require;
 use super::dedup::{USED, Used};
-use super::limits::Limits;
+use super::limits::{Limits, MARKS};
 use super::names::UserName;
+use super::retention::{MARK, Mark};
 use super::threads::{THREAD, ThreadRow};
 use crate::store::forest::Forest;
 use crate::store::pages::TableShape;
@@ -20,28 +21,35 @@ use crate::types::{FIRST_RELEASE, TenantId};
 use crate::wire::chat::{ROOM_NAME_MAX, USER_NAME_MAX};
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::Digest;
+use crate::wire::retention::Policy;
 
 pub(super) const ROOMS: usize = 0;
 pub(super) const KEYS: usize = 1;
 pub(super) const AUTHORS: usize = 2;
 pub(super) const PEOPLE: usize = 3;
 pub(super) const STAYS: usize = 4;
-/// One row: the release of the last executed op less [`FIRST_RELEASE`], the shard's key horizon, and the last checkpoint
-/// whose wipe hurries. So an empty
-/// forest is the empty state.
+/// One row: the release of the last executed op less [`FIRST_RELEASE`], the shard's key horizon, the last checkpoint
+/// whose wipe hurries, retention's clock, and the room that it looks at next. So an empty forest is the empty state.
 pub(super) const COUNTERS: usize = 5;
 /// One row more than there may be threads: the last one says which of them is looked at next.
 pub(super) const THREADS: usize = 6;
+/// Of each room its rules of retention, and its marks.
+pub(super) const RETENTION: usize = 7;
+/// Tenants that have rules of retention, ascending.
+pub(super) const TENANTS: usize = 8;
 
 const ROOM: usize = 4 + 8 + 8 + 32 + 1 + ROOM_NAME_MAX;
 const AUTHOR: usize = 4 + 8 + 1 + USER_NAME_MAX;
 const PERSON: usize = 4 + 1 + USER_NAME_MAX;
 const STAY: usize = 4 + 8;
-const COUNTER: usize = 4 + 8 + 8;
+const COUNTER: usize = 4 + 8 + 8 + 4 + 4;
+/// Before the marks.
+const RULES: usize = 4 + 4;
+const TENANT: usize = 4 + RULES;
 
 /// Bytes of the largest row.
-pub(super) const ROW_MAX: usize = ROOM;
-const _: () = assert!(ROOM >= USED && ROOM >= AUTHOR && ROOM >= PERSON && ROOM >= THREAD);
+pub(super) const ROW_MAX: usize = RULES + *MARKS.end() as usize * MARK;
+const _: () = assert!(ROOM >= USED && ROOM >= AUTHOR && ROOM >= PERSON && ROOM >= THREAD && ROW_MAX >= ROOM);
 
 /// The tables that such limits need, by their numbers.
 pub(super) fn shapes(limits: &Limits) -> Vec<TableShape> {
@@ -54,6 +62,8 @@ pub(super) fn shapes(limits: &Limits) -> Vec<TableShape> {
         table(STAY, limits.present),
         table(COUNTER, 1),
         table(THREAD, if limits.threads == 0 { 0 } else { limits.threads + 1 }),
+        table(RULES + limits.marks as usize * MARK, if limits.marks == 0 { 0 } else { limits.rooms }),
+        table(TENANT, limits.tenants),
     ]
 }
 
@@ -145,7 +155,59 @@ pub(super) fn put_horizon(forest: &mut Forest, horizon: u64) {
 
 /// Up to which checkpoint wipes hurry.
 pub(super) fn put_hurry(forest: &mut Forest, until: u64) {
-    forest.slot_mut(COUNTERS, 0)[12..].copy_from_slice(&until.to_le_bytes());
+    forest.slot_mut(COUNTERS, 0)[12..20].copy_from_slice(&until.to_le_bytes());
+}
+
+/// Retention's clock, and the room that it looks at next.
+pub(super) fn put_clock(forest: &mut Forest, clock: u32, hand: u32) {
+    let mut row = Row(&mut forest.slot_mut(COUNTERS, 0)[20..]);
+    row.put(&clock.to_le_bytes());
+    row.put(&hand.to_le_bytes());
+}
+
+pub(super) fn put_policy(forest: &mut Forest, room: u32, policy: Policy) {
+    let mut row = row(forest, RETENTION, room);
+    row.put(&policy.messages.to_le_bytes());
+    row.put(&policy.age_s.to_le_bytes());
+}
+
+pub(super) fn policy(forest: &Forest, room: u32) -> Policy {
+    let row = forest.slot(RETENTION, room);
+    let word = |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
+    Policy { messages: word(0), age_s: word(4) }
+}
+
+/// A room's marks, the newest first.
+pub(super) fn marks(forest: &Forest, room: u32) -> &[Mark] {
+    <[Mark]>::ref_from_bytes(&forest.slot(RETENTION, room)[RULES..])
+        .expect("rows have the size of their table")
+}
+
+pub(super) fn marks_mut(forest: &mut Forest, room: u32) -> &mut [Mark] {
+    let row = &mut forest.slot_mut(RETENTION, room)[RULES..];
+    <[Mark]>::mut_from_bytes(row).expect("rows have the size of their table")
+}
+
+/// All tenants that have rules; the other rows are free.
+pub(super) fn put_tenants(forest: &mut Forest, tenants: &[(TenantId, Policy)], limit: u32) {
+    for slot in 0..limit {
+        let mut row = [0; TENANT];
+        if let Some((tenant, policy)) = tenants.get(slot as usize) {
+            row[..4].copy_from_slice(&tenant.0.to_le_bytes());
+            row[4..8].copy_from_slice(&policy.messages.to_le_bytes());
+            row[8..].copy_from_slice(&policy.age_s.to_le_bytes());
+        }
+        if forest.slot(TENANTS, slot) != row {
+            forest.slot_mut(TENANTS, slot).copy_from_slice(&row);
+        }
+    }
+}
+
+/// A tenant's rules; `None`: the row is free.
+pub(super) fn tenant(forest: &Forest, slot: u32) -> Result<Option<(TenantId, Policy)>, Malformed> {
+    let Some(mut row) = taken(forest, TENANTS, slot) else { return Ok(None) };
+    let (tenant, messages, age_s) = (TenantId(row.u32()?), row.u32()?, row.u32()?);
+    Ok(Some((tenant, Policy { messages, age_s })))
 }
 
 pub(super) fn put_thread(forest: &mut Forest, slot: u32, thread: &ThreadRow) {
@@ -211,11 +273,23 @@ pub(super) fn hand(forest: &Forest, limit: u32) -> Result<u32, Malformed> {
     Ok(hand)
 }
 
-/// The release of the last executed op, the shard's key horizon, and up to which checkpoint wipes hurry.
-pub(super) fn counters(forest: &Forest) -> Result<(u32, u64, u64), Malformed> {
+/// The row of what there is one of.
+pub(super) struct Counters {
+    /// Of the last executed op.
+    pub(super) release: u32,
+    /// The shard's key horizon.
+    pub(super) horizon: u64,
+    /// Up to which checkpoint wipes hurry.
+    pub(super) hurry: u64,
+    pub(super) clock: u32,
+    pub(super) hand: u32,
+}
+
+pub(super) fn counters(forest: &Forest) -> Result<Counters, Malformed> {
     let mut row = Reader::new(forest.slot(COUNTERS, 0));
     let release = row.u32()?.checked_add(FIRST_RELEASE).ok_or(Malformed)?;
-    Ok((release, row.u64()?, row.u64()?))
+    let (horizon, hurry) = (row.u64()?, row.u64()?);
+    Ok(Counters { release, horizon, hurry, clock: row.u32()?, hand: row.u32()? })
 }
 
 /// The name at the end of a row.

@@ -5,6 +5,7 @@ mod erase;
 mod export;
 mod model;
 mod pages;
+mod retention;
 
 use alloc::format;
 use alloc::string::String;

@@ -225,7 +225,7 @@ impl Chat {
         if parent == 0 {
             return Ok(());
         }
-        if !(self.forest.first(id)..=head).contains(&parent) {
+        if !(self.first(id)..=head).contains(&parent) {
             return Err(ErrorCode::ParentUnknown);
         }
         let has_room = self.threads.has_room(&self.forest, id, parent);

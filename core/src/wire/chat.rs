@@ -6,6 +6,7 @@
 use super::codec::{Malformed, Put, Reader};
 use super::entry::Digest;
 use super::page::PageQuery;
+use super::retention::{self, Retain};
 use crate::errors::ErrorCode;
 use crate::pool::Full;
 use crate::types::TenantId;
@@ -54,6 +55,7 @@ pub enum Command<'a> {
     },
     Publish(Publish<'a>),
     Erase(Erase<'a>),
+    Retain(Retain<'a>),
     /// A user of this session's edge came into a room. Repeating it changes nothing.
     Enter {
         tenant: TenantId,
@@ -117,6 +119,7 @@ const PUBLISH: u8 = 2;
 const ENTER: u8 = 3;
 const LEAVE: u8 = 4;
 const ERASE: u8 = 5;
+const RETAIN: u8 = 6;
 
 impl<'a> Command<'a> {
     /// Bytes that [`Self::encode`] writes.
@@ -134,6 +137,9 @@ impl<'a> Command<'a> {
                 let names = 1 + erase.room.len() + 1 + erase.user.len() + 1 + erase.author.len();
                 4 + 1 + 4 + names + 16 + 8 + 8 + 16 + 16 + 1
             }
+            Self::Retain(retain) => {
+                4 + 1 + 4 + 1 + retain.room.len() + 1 + retain.user.len() + retention::RULES
+            }
         }
     }
 
@@ -143,6 +149,7 @@ impl<'a> Command<'a> {
             Self::RoomOpen { tenant, room, user } => (ROOM_OPEN, tenant, room, user),
             Self::Publish(publish) => (PUBLISH, publish.tenant, publish.room, publish.user),
             Self::Erase(erase) => (ERASE, erase.tenant, erase.room, erase.user),
+            Self::Retain(retain) => (RETAIN, retain.tenant, retain.room, retain.user),
             Self::Enter { tenant, room, user } => (ENTER, tenant, room, user),
             Self::Leave { tenant, room, user } => (LEAVE, tenant, room, user),
         };
@@ -168,6 +175,9 @@ impl<'a> Command<'a> {
             out.put(&erase.of.0)?;
             out.put(&erase.salt)?;
             out.put_u8(u8::from(erase.now))?;
+        }
+        if let Self::Retain(retain) = self {
+            retain.encode_rules(out)?;
         }
         Ok(())
     }
@@ -210,6 +220,10 @@ impl<'a> Command<'a> {
                 let (author, of) = (fields.short_str()?, Key(fields.array()?));
                 let (salt, now) = (fields.array()?, flag(fields.u8()?)?);
                 Self::Erase(Erase { tenant, room, user, key, epoch, seq, author, of, salt, now })
+            }
+            RETAIN => {
+                let [messages, age_s] = retention::decode_rules(&mut fields)?;
+                Self::Retain(Retain { tenant, room, user, messages, age_s })
             }
             _ => return Err(Malformed),
         };
@@ -495,11 +509,14 @@ pub enum Query<'a> {
     Presence { tenant: TenantId, room: &'a str },
     /// A page that somebody asked for, of a room or of a thread.
     Page(PageQuery<'a>),
+    /// How long messages of a room are kept; of no room: those of the tenant's.
+    Retention { tenant: TenantId, room: &'a str },
 }
 
 const QUERY_HISTORY: u8 = 1;
 const QUERY_PRESENCE: u8 = 2;
 const QUERY_PAGE: u8 = 3;
+const QUERY_RETENTION: u8 = 4;
 
 impl<'a> Query<'a> {
     pub fn encode(&self, out: &mut impl Put) -> Result<(), Full> {
@@ -522,6 +539,11 @@ impl<'a> Query<'a> {
                 out.put_short(page.room.as_bytes())?;
                 page.encode(out)
             }
+            Self::Retention { tenant, room } => {
+                out.put_u8(QUERY_RETENTION)?;
+                out.put_u32(tenant.0)?;
+                out.put_short(room.as_bytes())
+            }
         }
     }
 
@@ -534,6 +556,7 @@ impl<'a> Query<'a> {
             QUERY_HISTORY => Self::History { tenant, room, from: fields.u64()?, limit: fields.u32()? },
             QUERY_PRESENCE => Self::Presence { tenant, room },
             QUERY_PAGE => Self::Page(PageQuery::decode(tenant, room, &mut fields)?),
+            QUERY_RETENTION => Self::Retention { tenant, room },
             _ => return Err(Malformed),
         };
         fields.finish()?;
@@ -542,7 +565,7 @@ impl<'a> Query<'a> {
 }
 
 /// The fixed beginning of every answer; then, for history, `count` message events, for presence `count` user
-/// names behind one-byte lengths. The frame carries the op at which it was answered.
+/// names behind one-byte lengths, for retention a [`Retained`](super::retention::Retained). The frame carries the op at which it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerHead {
     pub error: Option<ErrorCode>,

@@ -6,3 +6,4 @@ pub mod codec;
 pub mod entry;
 pub mod frame;
 pub mod page;
+pub mod retention;

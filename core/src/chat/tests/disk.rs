@@ -76,8 +76,8 @@ impl Blocks for Disk {
 pub(super) fn assert_written(chat: &Chat) {
     let mut fresh = Forest::new(chat.forest.shape().clone());
     tables::put_release(&mut fresh, chat.release);
-    let (_, _, hurry) = tables::counters(&chat.forest).expect("a row of ours");
-    tables::put_hurry(&mut fresh, hurry);
+    let counters = tables::counters(&chat.forest).expect("a row of ours");
+    tables::put_hurry(&mut fresh, counters.hurry);
     for id in 0..chat.rooms.len() {
         tables::put_room(&mut fresh, id, &chat.rooms.row(id));
         fresh.cut(id, chat.forest.first(id));
@@ -85,5 +85,6 @@ pub(super) fn assert_written(chat: &Chat) {
     chat.dedup.write_all(&mut fresh);
     chat.presence.write_all(&mut fresh);
     chat.threads.write_all(&chat.forest, &mut fresh);
+    chat.write_retention(&mut fresh);
     assert!(fresh.pages().bytes() == chat.forest.pages().bytes(), "a row was changed and not written");
 }

@@ -32,6 +32,9 @@ const LIMITS: Limits = Limits {
     body_max: 300,
     room_messages: 0,
     threads: 3,
+    room_age_s: 0,
+    tenants: 2,
+    marks: 4,
 };
 /// Keys of one author.
 const SHARE: usize = 2;
