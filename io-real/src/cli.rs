@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tigerchat_core::chat::Limits;
+use tigerchat_core::wire::retention::FOREVER;
 
 use crate::disk::Mode;
 use crate::launch::Size;
+use crate::operator::retention::{Age, Count};
 use crate::texts::{At, Chain};
 
 /// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
@@ -44,6 +47,8 @@ pub enum Command {
     /// The message keeps its place, author, time and chain value, and the room says who erased it. With `--now` every
     /// replica overwrites at once what its disk still holds of it, and the command ends when all have said so.
     Erase(Erase),
+    /// How long messages are kept: shows it, or changes it while the shard runs.
+    Retention(Retention),
     /// Shows what a stopped replica's data file holds. Changes nothing.
     Inspect(Inspect),
     /// Makes master keys, and changes the keys of a data file.
@@ -125,6 +130,34 @@ pub struct Format {
     /// Sizes: they can't be changed later. A file has a fixed part, made at once, and grows by steps as history grows.
     #[arg(long, value_enum, default_value_t = Size::Standard)]
     pub size: Size,
+    #[command(flatten)]
+    pub limits: FormatLimits,
+}
+
+/// What of the shard's limits is chosen by hand: the same for all its replicas, as the size is.
+#[derive(Debug, Args)]
+pub struct FormatLimits {
+    /// How many messages of each room are kept, unless `tigerchat retention set` says otherwise: a number, or `forever`.
+    /// The oldest go first. The same for all replicas of the shard.
+    #[arg(long, value_name = "NUMBER", default_value = "forever")]
+    pub retain_messages: Count,
+    /// How old messages may become, unless `tigerchat retention set` says otherwise: 30s, 15m, 12h, 90d, 8w, or
+    /// `forever`. The same for all replicas of the shard.
+    #[arg(long, value_name = "AGE", default_value = "forever")]
+    pub retain_age: Age,
+    /// Threads that the shard has room for at a time, of those that have replies; 0: none. The same for all replicas of
+    /// the shard. Without it, as many as fit the size.
+    #[arg(long, value_name = "NUMBER")]
+    pub threads: Option<u32>,
+}
+
+impl FormatLimits {
+    pub fn apply(&self, limits: &mut Limits) {
+        let rule = |rule| if rule == FOREVER { 0 } else { rule };
+        limits.room_messages = rule(self.retain_messages.0);
+        limits.room_age_s = rule(self.retain_age.0);
+        limits.threads = self.threads.unwrap_or(limits.threads);
+    }
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +261,53 @@ pub struct Erase {
     /// Rid the disks of all replicas of it now, and wait for that.
     #[arg(long)]
     pub now: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Retention {
+    #[command(subcommand)]
+    pub what: RetentionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RetentionCommand {
+    /// Sets how long messages of a room are kept, or, without --room, of all rooms of a tenant that have no rules of
+    /// their own. What was not named stays as it is.
+    ///
+    /// From then on nobody is served what is gone by this; the disks are rid of it as their runs are merged
+    /// (docs/storage.md, \"Retention\"). It does not come back, also when more is kept again later. A room's rules go
+    /// before its tenant's, and these before what `format` said; each for itself.
+    Set(RetentionSet),
+    /// Shows the rules of a room, of its tenant and of `format`, which of them are in force, and where history begins.
+    Show(RetentionOf),
+}
+
+/// Whose rules.
+#[derive(Debug, Args)]
+pub struct RetentionOf {
+    #[command(flatten)]
+    pub shard: Shard,
+    /// The room's name. Without it, the tenant's default.
+    #[arg(long)]
+    pub room: Option<String>,
+    /// Whose room.
+    #[arg(long, default_value_t = 1)]
+    pub tenant: u32,
+    /// JSON for scripts: one object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RetentionSet {
+    #[command(flatten)]
+    pub of: RetentionOf,
+    /// How many of the newest messages are kept: a number, `forever`, or `default`: as whoever is above says.
+    #[arg(long, value_name = "NUMBER")]
+    pub messages: Option<Count>,
+    /// How old messages may become: 30s, 15m, 12h, 90d, 8w, `forever`, or `default`: as whoever is above says.
+    #[arg(long, value_name = "AGE")]
+    pub age: Option<Age>,
 }
 
 #[derive(Debug, Args)]

@@ -64,14 +64,17 @@ pub fn shard_config(cluster: ClusterId, replica: ReplicaId, size: Size) -> Shard
 /// Whether a shard's state can be kept in such a file.
 pub fn must_fit(path: &Path, config: &ShardConfig) -> Result<(), String> {
     let ShardConfig { limits, layout, .. } = config;
-    if shape_is_sane(limits, layout) {
+    if limits.is_sane() && shape_is_sane(limits, layout) {
         return Ok(());
     }
     Err(format!(
         "{}: expected sizes that fit each other (an even number of log entries, blocks no larger than entries, three \
-         of the largest messages in a block), found {layout:?} with bodies of up to {} bytes",
+         of the largest messages in a block, no more than 2^24 rooms and threads), found {layout:?} with bodies of up \
+         to {} bytes, {} rooms and {} threads",
         path.display(),
-        limits.body_max
+        limits.body_max,
+        limits.rooms,
+        limits.threads
     ))
 }
 

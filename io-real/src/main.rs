@@ -43,7 +43,7 @@ use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::wire::entry::Digest;
 
 use crate::backup::{SEALED_VERSION as SEALED_BACKUP_VERSION, VERSION as BACKUP_VERSION};
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, RetentionCommand};
 use crate::clients::Site;
 use crate::dev::Dev;
 use crate::keys::MasterKey;
@@ -72,6 +72,10 @@ fn main() -> ExitCode {
             join(&args.join, |id, address| Change::Replace { lost, id, address })
         }
         Command::Erase(args) => operator::erase::run(&args),
+        Command::Retention(args) => match args.what {
+            RetentionCommand::Set(args) => operator::retention::set(&args),
+            RetentionCommand::Show(args) => operator::retention::show(&args),
+        },
         Command::Inspect(args) => inspect::run(&args),
         Command::Key(args) => rotate::key(&args),
         Command::Export(args) => export::run(&args),
@@ -133,7 +137,8 @@ fn format(args: &cli::Format) -> Result<(), String> {
         text => texts::parse_cluster(text)?,
     };
     let members = if args.standby { Members::unknown() } else { first_members(args)? };
-    let config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
+    let mut config = launch::shard_config(cluster, ReplicaId(args.replica), args.size);
+    args.limits.apply(&mut config.limits);
     let key = launch::key_for(&config, args.key.as_deref(), args.unsealed)?;
     launch::format(&args.file, &config, members, key.as_ref())?;
     let of = if args.standby { "a shard to join".into() } else { args.replicas.to_string() };

@@ -4,6 +4,7 @@
 //! a lost answer can't do it twice.
 
 pub mod erase;
+pub mod retention;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -26,6 +26,8 @@ const PARTS: [&str; 5] = ["backup.json", "superblock", "blocks", "log", "SHA256S
 /// Golden files stay small.
 const SIZE_MAX: usize = 200 << 10;
 const MESSAGES: u64 = 40;
+/// A hundred years, seconds: golden files grow old.
+const CENTURY: u32 = 36_500 * 86_400;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -105,6 +107,8 @@ impl Folder {
 
 /// The only replica of a shard, and an edge.
 struct Shard {
+    cluster: String,
+    replica: String,
     web: SocketAddr,
     token: String,
     _processes: [Process; 2],
@@ -128,7 +132,8 @@ impl Shard {
         let spawn = |command: &mut Command| {
             Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
         };
-        Self { web, token: after("token"), _processes: [spawn(&mut start), spawn(&mut edge)] }
+        let (cluster, replica) = (cluster.into(), replica.clone());
+        Self { cluster, replica, web, token: after("token"), _processes: [spawn(&mut start), spawn(&mut edge)] }
     }
 
     fn ask(&self, command: &Value, field: &str) -> Value {
@@ -140,6 +145,17 @@ impl Shard {
             }
             assert!(began.elapsed() < PATIENCE, "no answer within {PATIENCE:?} to {command}: {reply:?}");
             sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Rules of retention as `tigerchat retention` shows or sets them.
+    fn retention(&self, what: &str, options: &[&str]) -> Result<Value, String> {
+        let of = ["--cluster", &self.cluster, "--replicas", &self.replica, "--json"];
+        let output = run(&[&["retention", what][..], &of, options].concat());
+        if output.status.success() {
+            Ok(serde_json::from_slice(&output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8(output.stderr).unwrap())
         }
     }
 
@@ -184,7 +200,8 @@ fn cluster_of(inspected: &str) -> String {
 fn data_files_of_every_format_say_what_they_said_and_serve() {
     let folder = Folder::new("files");
     let key = folder.key();
-    for (name, key) in [("v2", None), ("v3", Some(key.as_str()))] {
+    let key = Some(key.as_str());
+    for (name, key) in [("v2", None), ("v3", key), ("v2-rules", None), ("v3-rules", key)] {
         let file = folder.unpacked(&format!("{name}/data"));
         let expected = std::fs::read_to_string(golden().join(name).join("data.json")).unwrap();
         let found = inspected(&file, key);
@@ -205,6 +222,14 @@ fn data_files_of_every_format_say_what_they_said_and_serve() {
         assert_eq!(head, MESSAGES, "{history}");
         let more: Vec<Value> = (1..=30).map(|number| shard.publish("general", MESSAGES + number)).collect();
         assert_eq!(more[29]["seq"], json!((head + 30).to_string()), "{more:?}");
+        let set = shard.retention("set", &["--room", "tea", "--messages", "2000"]);
+        if name.ends_with("rules") {
+            // As it was said when the file was made, but for the number.
+            let rules = &set.expect("it has room for rules")["of_room"];
+            assert_eq!(rules, &json!({"messages": 2000, "age_s": CENTURY}));
+        } else {
+            assert!(set.expect_err("it has none").contains("16013"));
+        }
         drop(shard);
         let later = inspected(&file, key);
         let messages = rows(&expected).into_iter().filter(|row| row.get("body").is_some());
@@ -324,8 +349,15 @@ fn make_golden_files() {
             shard.publish("tea", 1000 + number);
         }
     }
+    let rules = shard.retention("set", &["--room", "tea", "--messages", "1000", "--age", "36500d"]);
+    assert_eq!(rules.expect("it has room for rules")["of_room"]["age_s"], json!(CENTURY));
+    // The rules are in a checkpoint too.
+    for number in 1..=20 {
+        shard.publish("tea", 2000 + number);
+    }
     drop(shard);
-    let version = |bytes: &[u8]| format!("v{}", u32::from_le_bytes(bytes[16..20].try_into().unwrap()));
+    // Limits have room for rules since there were any: the same versions, another form.
+    let version = |bytes: &[u8]| format!("v{}-rules", u32::from_le_bytes(bytes[16..20].try_into().unwrap()));
     let bytes = std::fs::read(&file).unwrap();
     let plain = version(&bytes);
     keep(&format!("{plain}/data.sparse"), &sparse::pack(&bytes));

@@ -74,6 +74,11 @@ impl Retention {
         Self { shard: limits.retention(), tenants, rooms: 0, clock: 0, hand: 0, marks: limits.marks }
     }
 
+    /// Whether anything may go otherwise than by what is said in its own room.
+    fn wanders(&self) -> bool {
+        self.marks > 0 && (self.shard.oldest_s().is_some() || self.rooms > 0 || !self.tenants.is_empty())
+    }
+
     fn of_tenant(&self, tenant: TenantId) -> Policy {
         let at = self.tenants.binary_search_by_key(&tenant, |it| it.0);
         at.map_or(Policy::default(), |at| self.tenants[at].1)
@@ -144,7 +149,7 @@ impl Chat {
 
     /// After a command that did something: the clock goes on, and so does the hand.
     pub(super) fn passed(&mut self, time: u64) {
-        if !self.retention.is_any() || self.retention.marks == 0 {
+        if !self.retention.wanders() {
             return;
         }
         for _ in 0..LOOKED_AT.min(self.rooms.len()) {

@@ -18,6 +18,9 @@ const READ: usize = 64 * 1024;
 /// Reads of one client in one turn: nobody floods the loop.
 const READS: usize = 4;
 const SLICES: usize = 64;
+const HISTORY_EXPECTED: &[u8] =
+    b"expected /v1/rooms/ROOM/history?NAME=NUMBER&..., with thread, from, before, around, since_time, until_time, limit \
+      or consistency=local|linearizable\n";
 
 /// What reading a client's socket came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +241,7 @@ impl Client {
             }
             ("GET", path) if path.starts_with("/v1/rooms/") => match http::history_command(&head) {
                 Some(command) => self.command(me, head.bearer, command.as_bytes(), turn),
-                None => self.answer("404 Not Found", "text/plain", b"expected /v1/rooms/ROOM/history\n"),
+                None => self.answer("404 Not Found", "text/plain", HISTORY_EXPECTED),
             },
             ("GET", "/") if site.page.is_some() => {
                 let page = site.page.unwrap_or_default();

@@ -108,7 +108,11 @@ pub fn answer(status: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// The history command that `GET /v1/rooms/{room}/history?from=..&limit=..` stands for.
+/// What of a page may be asked for by a path, as the `history` command has it: numbers that are strings there.
+const NUMBERS: [&str; 6] = ["thread", "from", "before", "around", "since_time", "until_time"];
+
+/// The history command that `GET /v1/rooms/{room}/history?from=..&limit=..` stands for. What is wrong in it (two
+/// positions, the same one twice) the edge says, as it says it of the command.
 pub fn history_command(head: &Head) -> Option<String> {
     let room = head.path.strip_prefix("/v1/rooms/")?.strip_suffix("/history")?;
     if !tigerchat_core::chat::is_room_name(room) {
@@ -117,9 +121,15 @@ pub fn history_command(head: &Head) -> Option<String> {
     let mut command = format!(r#"{{"id":1,"history":{{"room":"{room}""#);
     for pair in head.query.split('&') {
         match pair.split_once('=') {
-            Some(("from", value)) => _ = write!(command, r#","from":"{}""#, value.parse::<u64>().ok()?),
+            Some((name, value)) if NUMBERS.contains(&name) => {
+                _ = write!(command, r#","{name}":"{}""#, value.parse::<u64>().ok()?);
+            }
             Some(("limit", value)) => _ = write!(command, r#","limit":{}"#, value.parse::<u32>().ok()?),
-            _ => {}
+            Some(("consistency", value @ ("local" | "linearizable"))) => {
+                _ = write!(command, r#","consistency":"{value}""#);
+            }
+            None if pair.is_empty() => {}
+            _ => return None,
         }
     }
     Some(command + "}}")
@@ -156,6 +166,22 @@ mod tests {
         let command = history_command(&head("/v1/rooms/general/history", "from=3&limit=2"));
         assert_eq!(command.as_deref(), Some(r#"{"id":1,"history":{"room":"general","from":"3","limit":2}}"#));
         assert_eq!(history_command(&head("/v1/rooms/a\"b/history", "")), None);
-        assert_eq!(history_command(&head("/v1/rooms/a/history", "from=x")), None);
+        let whole = "thread=7&since_time=1&until_time=18446744073709551615&limit=9&consistency=linearizable";
+        assert_eq!(
+            history_command(&head("/v1/rooms/a/history", whole)).as_deref(),
+            Some(
+                r#"{"id":1,"history":{"room":"a","thread":"7","since_time":"1","until_time":"18446744073709551615","limit":9,"consistency":"linearizable"}}"#
+            )
+        );
+        for pair in ["before=3", "around=4", "until_time=5", "from=0"] {
+            let (name, value) = pair.split_once('=').unwrap();
+            let expected = format!(r#"{{"id":1,"history":{{"room":"a","{name}":"{value}"}}}}"#);
+            assert_eq!(history_command(&head("/v1/rooms/a/history", pair)), Some(expected));
+        }
+        for wrong in
+            ["from=x", "from=-1", "limit=99999999999", "consistency=a\"", "from", "frm=3", "before=+"]
+        {
+            assert_eq!(history_command(&head("/v1/rooms/a/history", wrong)), None, "{wrong}");
+        }
     }
 }

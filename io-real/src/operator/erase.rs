@@ -37,7 +37,7 @@ const OPERATOR: &str = "operator";
 
 /// A session with the shard, as an edge has one.
 #[derive(Debug)]
-struct Session {
+pub(super) struct Session {
     stream: TcpStream,
     pool: Pool,
     primary: ReplicaId,
@@ -159,7 +159,7 @@ impl Operator {
     }
 
     /// A session with the primary.
-    fn open(&mut self) -> Result<Session, String> {
+    pub(super) fn open(&mut self) -> Result<Session, String> {
         let primary = self.look()?.primary;
         let known = |at: &At| at.id == Some(primary.0);
         let at =
@@ -174,7 +174,7 @@ impl Operator {
         Ok(session)
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         session: &mut Session,
         kind: RequestKind,
@@ -196,7 +196,7 @@ impl Operator {
     }
 
     /// Sends a frame and waits for the answer to it.
-    fn exchange(
+    pub(super) fn exchange(
         &mut self,
         session: &mut Session,
         command: Command,

@@ -30,11 +30,15 @@ impl Drop for Process {
 
 /// One command, and its reply if there is one.
 pub fn rpc(at: SocketAddr, token: &str, command: &Value) -> Option<Value> {
+    ask(at, token, "POST /v1/rpc", &command.to_string())
+}
+
+/// What the edge answers to a request, if it is JSON.
+pub fn ask(at: SocketAddr, token: &str, what: &str, body: &str) -> Option<Value> {
     let mut stream = TcpStream::connect(at).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let body = command.to_string();
     let request = format!(
-        "POST /v1/rpc HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        "{what} HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).ok()?;

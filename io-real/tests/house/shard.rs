@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::port::free_port;
-use super::process::{Process, key, rpc, tigerchat, wait_until};
+use super::process::{Process, ask, key, rpc, tigerchat, wait_until};
 
 const CLUSTER: &str = "d15c00d15c00d15c00d15c00d15c00d1";
 
@@ -92,10 +92,11 @@ impl Shard {
         (replica, at)
     }
 
-    /// Runs a command of the operator: what it printed, or its error.
+    /// Runs a command of the operator (of one word or more): what it printed, or its error.
     pub fn operate(&self, command: &str, options: &[&str]) -> Result<String, String> {
         let output = tigerchat()
-            .args([command, "--cluster", CLUSTER, "--replicas", &self.peers()])
+            .args(command.split(' '))
+            .args(["--cluster", CLUSTER, "--replicas", &self.peers()])
             .args(options)
             .output()
             .unwrap();
@@ -116,6 +117,11 @@ impl Shard {
 
     pub fn rpc(&self, command: &Value) -> Option<Value> {
         rpc(self.edge.as_ref().expect("started").0, &self.token, command)
+    }
+
+    /// What the edge answers to a path.
+    pub fn get(&self, path: &str) -> Value {
+        ask(self.edge.as_ref().expect("started").0, &self.token, &format!("GET {path}"), "").unwrap()
     }
 
     pub fn open_room(&self) {
