@@ -275,7 +275,7 @@ pub enum RetentionCommand {
     /// their own. What was not named stays as it is.
     ///
     /// From then on nobody is served what is gone by this; the disks are rid of it as their runs are merged
-    /// (docs/storage.md, \"Retention\"). It does not come back, also when more is kept again later. A room's rules go
+    /// (docs/storage.md, "Retention"). It does not come back, also when more is kept again later. A room's rules go
     /// before its tenant's, and these before what `format` said; each for itself.
     Set(RetentionSet),
     /// Shows the rules of a room, of its tenant and of `format`, which of them are in force, and where history begins.

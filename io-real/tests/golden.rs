@@ -133,7 +133,13 @@ impl Shard {
             Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
         };
         let (cluster, replica) = (cluster.into(), replica.clone());
-        Self { cluster, replica, web, token: after("token"), _processes: [spawn(&mut start), spawn(&mut edge)] }
+        Self {
+            cluster,
+            replica,
+            web,
+            token: after("token"),
+            _processes: [spawn(&mut start), spawn(&mut edge)],
+        }
     }
 
     fn ask(&self, command: &Value, field: &str) -> Value {
