@@ -324,13 +324,6 @@ impl Drawn {
 /// How many worlds have sealed disks.
 const SEALED: Ppm = 300_000;
 
-/// How many worlds have messages that become too old.
-const AGED: Ppm = 400_000;
-
-fn draw_age(random: &mut Random) -> u32 {
-    if random.chance(AGED) { *random.pick(&[1, 2, 4, 8, 20]) } else { 0 }
-}
-
 /// The cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -357,8 +350,6 @@ pub struct Shape {
     /// Messages that retention leaves of a room, zero: all; and keys that the shard remembers.
     pub room_messages: u32,
     pub keys: u32,
-    /// How old they may become, seconds, zero: as old as they like.
-    pub room_age_s: u32,
     /// Disks are sealed, each with a key of its own.
     pub sealed: bool,
     /// Keys of sealed disks are changed while replicas are down (`rotate`).
@@ -401,7 +392,6 @@ impl Shape {
             block_sectors: *random.pick(&[1, 1, 2]),
             room_messages: *random.pick(&[20, 50, 100, 0]),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
-            room_age_s: draw_age(&mut Random::new(seed, "age", 0)),
             sealed: Random::new(seed, "sealed", 0).chance(SEALED),
             rotates: true,
         }

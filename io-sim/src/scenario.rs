@@ -170,7 +170,6 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             scrub: Duration::from_millis(100),
             block_sectors: 2,
             room_messages: 0,
-            room_age_s: 0,
             keys: 1_024,
             sealed: false,
             rotates: true,
