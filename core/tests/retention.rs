@@ -8,7 +8,6 @@ use std::time::Duration;
 use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::types::{Address, TenantId};
-use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::wire::chat::{AnswerHead, Command as ChatCommand, Outcome, Query};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
@@ -36,6 +35,8 @@ fn ready(age_s: u32, blocks_max: u32) -> Cluster {
 
 /// Says something long, and lets a moment pass.
 fn said(cluster: &mut Cluster, number: u64) -> Outcome {
+    // Seconds pass: the session's lease would end.
+    cluster.ping();
     let (key, body) = (cluster.key(number), format!("{number} {}", "long ".repeat(180)));
     let outcome = cluster.request(&[say(key, &body)]).expect("acknowledged")[0];
     assert_eq!(outcome.error, None);
