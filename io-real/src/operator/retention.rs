@@ -76,7 +76,7 @@ impl FromStr for Age {
 
 /// An age as a person would write it.
 fn age_text(seconds: u32) -> String {
-    let whole = UNITS.into_iter().find(|(_, unit)| seconds > 0 && seconds % unit == 0);
+    let whole = UNITS.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
