@@ -214,6 +214,7 @@ impl Plan {
             bandwidth,
             slow_links,
             resets,
+            turn: Duration::from_micros(*Random::new(seed, "turns", 0).pick(&TURNS)),
             own_lines: true,
             breaks,
             broken,
@@ -255,6 +256,8 @@ pub struct Drawn {
     /// Mean time between frames that an outsider says (`outsider`).
     pub outsider: Option<Duration>,
     pub clocks: Option<Clocks>,
+    /// What comes to a process within this time shares a turn.
+    pub turn: Duration,
     /// Each user's connection has a latency and a rate of its own.
     pub own_lines: bool,
     /// A user's connection breaks after this long in the mean.
@@ -321,6 +324,9 @@ impl Drawn {
     }
 }
 
+/// Microseconds from the first that comes to a process to its turn, at most: from one that is idle to one that is busy.
+const TURNS: [u64; 4] = [30, 100, 200, 400];
+
 /// How many worlds have sealed disks.
 const SEALED: Ppm = 300_000;
 
@@ -385,7 +391,7 @@ impl Shape {
             slot_sectors,
             session_lease: ms(500..=1_200, random),
             scrub: Duration::from_millis(*random.pick(&[40, 100, 300])),
-            ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
+            ping: Duration::from_millis(*random.pick(&[150, 300, 450])),
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),
             sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
@@ -588,7 +594,7 @@ impl Work {
         Self {
             users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(520..=560)).expect("small"),
+            operations: u32::try_from(random.within(505..=540)).expect("small"),
             think: ms(2..=25, random),
             burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
             again: u32::try_from(random.within(0..=70_000)).expect("below a million"),

@@ -36,6 +36,7 @@ mod run;
 pub mod scenario;
 mod script;
 pub mod seal;
+mod sector;
 pub mod spectator;
 mod speech;
 mod trouble;

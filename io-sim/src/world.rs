@@ -407,7 +407,7 @@ impl<'a> World<'a> {
     pub(crate) fn inform(&mut self, place: Place, inbound: Inbound) {
         if self.processes[place].is_up() {
             self.processes[place].inbox.push(inbound);
-            let at = self.soon(Duration::from_micros(30));
+            let at = self.soon(self.drawn.turn);
             self.plan_turn(place, at);
         }
     }
