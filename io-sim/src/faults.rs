@@ -325,7 +325,7 @@ impl Drawn {
 }
 
 /// Microseconds from the first that comes to a process to its turn, at most: from one that is idle to one that is busy.
-const TURNS: [u64; 4] = [30, 100, 200, 400];
+const TURNS: [u64; 4] = [30, 200, 400, 800];
 
 /// How many worlds have sealed disks.
 const SEALED: Ppm = 300_000;
@@ -596,7 +596,7 @@ impl Work {
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
             operations: u32::try_from(random.within(505..=540)).expect("small"),
             think: ms(2..=25, random),
-            burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
+            burst: u8::try_from(random.within(2..=10)).expect("at most 10"),
             again: u32::try_from(random.within(0..=70_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,
