@@ -353,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn who_needs_few_buffers_at_a_time_gets_the_same_few_again() {
+        let pool = Pool::new(&[Class { size: 64, count: 8 * WARM }]);
+        let all: Vec<Draft> = (0..8 * WARM).map(|_| pool.draft(64).unwrap()).collect();
+        drop(all);
+        let at = |draft: Draft| draft.bytes().as_ptr() as usize;
+        let used: alloc::collections::BTreeSet<usize> =
+            (0..100).map(|_| at(pool.draft(64).unwrap())).collect();
+        assert!(used.len() <= WARM, "{} buffers of {}", used.len(), 8 * WARM);
+        assert!(pool.is_full());
+    }
+
+    #[test]
     fn large_buffers_are_aligned_for_direct_io() {
         let pool = Pool::new(&[Class { size: 8192, count: 3 }]);
         for _ in 0..3 {
