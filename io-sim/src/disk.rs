@@ -384,6 +384,14 @@ impl Disk {
         !self.lost.is_empty()
     }
 
+    /// All that lies on it, also below what is not durable yet.
+    pub fn versions(&self) -> impl Iterator<Item = &[u8]> {
+        self.cells
+            .iter()
+            .flat_map(|cell| cell.durable.iter().chain(cell.cached.iter().map(|(_, sector)| sector)))
+            .map(|sector| &sector[..])
+    }
+
     /// What survives a power cut of a sector, unless something newer is on its way.
     #[must_use]
     pub fn durable(&self, sector: usize) -> Option<&[u8]> {

@@ -16,6 +16,7 @@ pub use links::{Bandwidth, FrameFaults, Latency, PartitionShape, Partitions, Slo
 
 use crate::aim::{self, Aim};
 use crate::damage::Harm;
+use crate::erasing::Erasures;
 use tigerchat_core::vsr::quorum::Quorums;
 
 use crate::random::{ALWAYS, Ppm, Random};
@@ -219,6 +220,7 @@ impl Plan {
             broken,
             members,
             rolling: Rolling::draw(self.releases, seed),
+            erasures: Erasures::draw(seed),
         }
         .without_what_changes_exclude()
     }
@@ -265,6 +267,8 @@ pub struct Drawn {
     pub members: Option<Changes>,
     /// Processes restart into another release (`releases`).
     pub rolling: Option<Rolling>,
+    /// Messages are erased (`erasing`).
+    pub erasures: Option<Erasures>,
 }
 
 impl Drawn {
@@ -272,6 +276,7 @@ impl Drawn {
     /// voters then, and disks are not lost as a whole. Which ones stay broken can't be counted beforehand.
     fn without_what_changes_exclude(mut self) -> Self {
         let harmed = self.damage.is_some() || self.disk_errors.is_some() || self.full_disk.is_some();
+        self.erasures = self.erasures.map(|erasures| erasures.fitting(&self));
         if let Some(changes) = &mut self.members {
             self.broken = false;
             if harmed {

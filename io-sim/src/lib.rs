@@ -16,6 +16,8 @@ pub mod damage;
 mod deposed;
 pub mod disk;
 pub mod faults;
+mod clearing;
+pub mod erasing;
 mod hand_over;
 pub mod history;
 mod making;

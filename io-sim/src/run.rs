@@ -76,6 +76,13 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
             world.run_until(world.now.after(LOOK));
         }
     }
+    if quiet && !world.stopped && world.clear_disks() {
+        let patience = world.now.after(LAST_COMMITS);
+        let is_over = |world: &World<'_>| world.users.are_done() && world.has_converged();
+        while !world.stopped && world.now < patience && !is_over(&world) {
+            world.run_until(world.now.after(LOOK));
+        }
+    }
     let end = (quiet && !world.stopped).then(|| world.end(&world.core_members()));
     let virtual_time = world.now.since(Instant(0));
     world.close();

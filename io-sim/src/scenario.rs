@@ -191,6 +191,7 @@ fn still(shape: Shape) -> Drawn {
         disk: DiskSpeed { read: us(50), write: us(50), flush: us(500) },
         work,
         own_lines: false,
+        erasures: None,
         ..Plan::CALM.draw(0)
     }
 }
