@@ -13,16 +13,16 @@ use tigerchat_core::types::Instant;
 use tigerchat_core::wire::chat::Key;
 
 use crate::clock::wall;
-use crate::faults::Drawn;
+use crate::faults::{Damage, Drawn, Shape};
 use crate::history::{CallId, What};
 use crate::random::{Ppm, Random};
 use crate::speech::key_text;
 use crate::users::{Message, Users, Wanted};
 use crate::world::World;
 
-/// Worlds in which something is erased, and of those with disks that an operator may look at the ones that have one.
-const WORLDS: Ppm = 120_000;
-const OPERATORS: Ppm = 600_000;
+/// Worlds in which something is erased: of those with disks that an operator may look at, and of the others.
+const WITH_OPERATOR: Ppm = 300_000;
+const WITHOUT: Ppm = 80_000;
 /// Calls that erase.
 const CALLS: Ppm = 60_000;
 /// Of these, calls that were answered and are made again.
@@ -40,19 +40,14 @@ pub struct Erasures {
 }
 
 impl Erasures {
-    pub(crate) fn draw(seed: u64) -> Option<Self> {
+    /// An operator is not in all worlds: where disks are sealed, bytes tell nothing; damaged ones keep what the replica
+    /// overwrote, or have it elsewhere; and his session must not take the place of an edge's.
+    pub(crate) fn draw(seed: u64, shape: &Shape, damage: Option<&Damage>) -> Option<Self> {
         let mut random = Random::new(seed, "erasures", 0);
         let every = Duration::from_millis(random.within(5..=60));
-        let (are_there, operator) = (random.chance(WORLDS), random.chance(OPERATORS));
-        are_there.then_some(Self { operator: operator.then_some(every) })
-    }
-
-    /// Where disks are sealed, bytes tell nothing; and damaged ones keep what the replica overwrote, or have it elsewhere.
-    /// His session must not take the place of an edge's.
-    pub(crate) fn fitting(self, drawn: &Drawn) -> Self {
-        let shape = &drawn.shape;
-        let fits = !shape.sealed && drawn.damage.is_none() && shape.sessions > u16::from(shape.edges);
-        Self { operator: self.operator.filter(|_| fits) }
+        let operates = !shape.sealed && damage.is_none() && shape.sessions > u16::from(shape.edges);
+        let are_there = random.chance(if operates { WITH_OPERATOR } else { WITHOUT });
+        are_there.then_some(Self { operator: operates.then_some(every) })
     }
 }
 
@@ -130,7 +125,12 @@ impl Erasers {
     }
 
     /// Which message a user sets out to erase.
-    fn target(&mut self, user: usize, rooms: &[String], heads: &BTreeMap<String, u64>) -> Option<(String, u64)> {
+    fn target(
+        &mut self,
+        user: usize,
+        rooms: &[String],
+        heads: &BTreeMap<String, u64>,
+    ) -> Option<(String, u64)> {
         match self.random.below(10) {
             0..7 => self.some_known(user, true),
             7 => self.some_known(user, false),

@@ -193,6 +193,7 @@ impl Plan {
         let broken = random.chance(self.broken);
         let members = random.chance(self.members).then(|| Changes::draw(&mut random));
         Drawn {
+            erasures: Erasures::draw(seed, &shape, damage.as_ref()),
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
@@ -220,7 +221,6 @@ impl Plan {
             broken,
             members,
             rolling: Rolling::draw(self.releases, seed),
-            erasures: Erasures::draw(seed),
         }
         .without_what_changes_exclude()
     }
@@ -276,7 +276,6 @@ impl Drawn {
     /// voters then, and disks are not lost as a whole. Which ones stay broken can't be counted beforehand.
     fn without_what_changes_exclude(mut self) -> Self {
         let harmed = self.damage.is_some() || self.disk_errors.is_some() || self.full_disk.is_some();
-        self.erasures = self.erasures.map(|erasures| erasures.fitting(&self));
         if let Some(changes) = &mut self.members {
             self.broken = false;
             if harmed {

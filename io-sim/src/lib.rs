@@ -10,14 +10,14 @@
 
 pub mod aim;
 mod ambush;
+mod clearing;
 pub mod clock;
 pub mod connections;
 pub mod damage;
 mod deposed;
 pub mod disk;
-pub mod faults;
-mod clearing;
 pub mod erasing;
+pub mod faults;
 mod hand_over;
 pub mod history;
 mod making;

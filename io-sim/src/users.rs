@@ -602,7 +602,9 @@ impl World<'_> {
         }
         let id = self.users.users[user].id;
         match self.users.finish(user, call) {
-            Some(Wanted::Publish(_) | Wanted::Erase(_) | Wanted::History { .. } | Wanted::Subscribe { .. }) => {
+            Some(
+                Wanted::Publish(_) | Wanted::Erase(_) | Wanted::History { .. } | Wanted::Subscribe { .. },
+            ) => {
                 self.observe(What::Refused { user: id, call, error });
             }
             // A script may ask for what no user of a swarm does: a room that can have no such name.

@@ -146,15 +146,15 @@ impl Checker for Erasing {
                 }
                 for message in &room.messages {
                     let (seq, name) = (message.seq, &room.room);
-                    let is_known = self
-                        .erased
-                        .get(&(name.clone(), seq))
-                        .is_some_and(|erasure| erasure.seq <= room.head);
+                    let is_known =
+                        self.erased.get(&(name.clone(), seq)).is_some_and(|erasure| erasure.seq <= room.head);
                     match (message.erased.is_some(), erased.contains_key(&seq)) {
                         (false, is_there) if is_there || is_known => {
                             return violated(
                                 NAME,
-                                format!("replica {id} still has message {seq} of room {name}, which was erased"),
+                                format!(
+                                    "replica {id} still has message {seq} of room {name}, which was erased"
+                                ),
                             );
                         }
                         (true, false) => {
@@ -249,14 +249,18 @@ impl Erasing {
         if op < due {
             return violated(
                 NAME,
-                format!("replica {replica} has rid its disk of what was erased up to op {op}, not up to {due}"),
+                format!(
+                    "replica {replica} has rid its disk of what was erased up to op {op}, not up to {due}"
+                ),
             );
         }
         let left = holds.iter().find(|at| self.erased.get(at).is_some_and(|erasure| erasure.op <= op));
         match left {
             Some((room, seq)) => violated(
                 NAME,
-                format!("message {seq} of room {room} was erased, and its body is on the disk of replica {replica}"),
+                format!(
+                    "message {seq} of room {room} was erased, and its body is on the disk of replica {replica}"
+                ),
             ),
             None => Ok(()),
         }
@@ -267,7 +271,9 @@ fn shown_to_who_knows((room, target): &At, erasure: &Floor) -> Result<(), Violat
     let seq = erasure.seq;
     violated(
         NAME,
-        format!("message {target} of room {room} was shown to somebody who knew that message {seq} erased it"),
+        format!(
+            "message {target} of room {room} was shown to somebody who knew that message {seq} erased it"
+        ),
     )
 }
 
@@ -286,7 +292,8 @@ mod tests {
         story.change_with_chain(|message| {
             if message.seq == 3 {
                 (message.author, message.kind) = ("bob".into(), KIND_ERASURE);
-                (message.content_type, message.body) = ("application/json".into(), br#"{"erased":"2"}"#.to_vec());
+                (message.content_type, message.body) =
+                    ("application/json".into(), br#"{"erased":"2"}"#.to_vec());
             }
         });
         story.change(|what| match what {
@@ -331,7 +338,9 @@ mod tests {
                 whole(&mut messages[1]);
             }
         });
-        story.violates::<Erasing>("message 2 of room general was shown to somebody who knew that message 3 erased it");
+        story.violates::<Erasing>(
+            "message 2 of room general was shown to somebody who knew that message 3 erased it",
+        );
     }
 
     #[test]
@@ -380,7 +389,9 @@ mod tests {
         let What::Delivered { message, .. } = message else { unreachable!("it was looked for") };
         let mut late = story.clone();
         late.push(What::Delivered { user, message: message.clone() });
-        late.violates::<Erasing>("message 2 of room general was shown to somebody who knew that message 3 erased it");
+        late.violates::<Erasing>(
+            "message 2 of room general was shown to somebody who knew that message 3 erased it",
+        );
         let mut gone = message;
         erase(&mut gone);
         story.push(What::Delivered { user, message: gone });
@@ -409,7 +420,9 @@ mod tests {
         story.insert_before(|what| matches!(what, What::HistoryCalled { .. }), heard);
         assert_eq!(story.judge::<Erasing>(), Ok(()));
         story.extend(acknowledged);
-        story.violates::<Erasing>("message 2 of room general was shown to somebody who knew that message 3 erased it");
+        story.violates::<Erasing>(
+            "message 2 of room general was shown to somebody who knew that message 3 erased it",
+        );
     }
 
     #[test]
@@ -455,7 +468,9 @@ mod tests {
         assert_eq!(clean.judge::<Erasing>(), Ok(()), "the first message was not erased");
         let mut left = story.clone();
         left.push(What::Cleared { replica, due: 5, op: 9, holds });
-        left.violates::<Erasing>("message 2 of room general was erased, and its body is on the disk of replica 1");
+        left.violates::<Erasing>(
+            "message 2 of room general was erased, and its body is on the disk of replica 1",
+        );
         let mut late = story;
         late.push(What::Cleared { replica, due: 5, op: 4, holds: Vec::new() });
         late.violates::<Erasing>("replica 1 has rid its disk of what was erased up to op 4, not up to 5");
