@@ -223,8 +223,14 @@ pub struct Erase {
     #[arg(long, default_value_t = 1)]
     pub tenant: u32,
     /// The message's sequence.
-    #[arg(long)]
-    pub seq: u64,
+    #[arg(long, required_unless_present = "from", conflicts_with = "from")]
+    pub seq: Option<u64>,
+    /// Instead: all messages from this sequence
+    #[arg(long, requires = "to")]
+    pub from: Option<u64>,
+    /// ... to this one, 256 at most; what retention removed and what is no message is passed over.
+    #[arg(long, requires = "from")]
+    pub to: Option<u64>,
     /// Rid the disks of all replicas of it now, and wait for that.
     #[arg(long)]
     pub now: bool,

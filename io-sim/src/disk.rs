@@ -383,14 +383,20 @@ impl Disk {
         !self.lost.is_empty()
     }
 
+    /// All that lies on it, also below what is not durable yet.
+    pub fn versions(&self) -> impl Iterator<Item = [u8; SECTOR]> {
+        self.cells
+            .iter()
+            .flat_map(|cell| cell.durable.iter().chain(cell.cached.iter().map(|(_, sector)| sector)))
+            .map(Sector::whole)
+    }
+
     /// What survives a power cut of a sector, unless something newer is on its way.
     #[must_use]
     pub fn durable(&self, sector: usize) -> Option<[u8; SECTOR]> {
         let cell = &self.cells[sector];
         let durable = cell.durable.as_ref().filter(|_| cell.cached.is_empty())?;
-        let mut bytes = [0; SECTOR];
-        durable.read(&mut bytes);
-        Some(bytes)
+        Some(durable.whole())
     }
 
     /// Sectors of a range that were ever written.

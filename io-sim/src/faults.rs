@@ -16,6 +16,7 @@ pub use links::{Bandwidth, FrameFaults, Latency, PartitionShape, Partitions, Slo
 
 use crate::aim::{self, Aim};
 use crate::damage::Harm;
+use crate::erasing::Erasures;
 use tigerchat_core::vsr::quorum::Quorums;
 
 use crate::random::{ALWAYS, Ppm, Random};
@@ -192,6 +193,7 @@ impl Plan {
         let broken = random.chance(self.broken);
         let members = random.chance(self.members).then(|| Changes::draw(&mut random));
         Drawn {
+            erasures: Erasures::draw(seed, &shape, damage.as_ref()),
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
@@ -268,6 +270,8 @@ pub struct Drawn {
     pub members: Option<Changes>,
     /// Processes restart into another release (`releases`).
     pub rolling: Option<Rolling>,
+    /// Messages are erased (`erasing`).
+    pub erasures: Option<Erasures>,
 }
 
 impl Drawn {

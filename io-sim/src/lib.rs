@@ -10,11 +10,13 @@
 
 pub mod aim;
 mod ambush;
+mod clearing;
 pub mod clock;
 pub mod connections;
 pub mod damage;
 mod deposed;
 pub mod disk;
+pub mod erasing;
 pub mod faults;
 mod hand_over;
 pub mod history;

@@ -192,6 +192,7 @@ fn still(shape: Shape) -> Drawn {
         work,
         turn: Duration::from_micros(30),
         own_lines: false,
+        erasures: None,
         ..Plan::CALM.draw(0)
     }
 }

@@ -39,10 +39,15 @@ impl Sector {
         last.copy_from_slice(&tail[..last.len()]);
     }
 
-    /// Changes bits of a byte.
-    pub(crate) fn flip(&mut self, at: usize, bits: u8) {
+    pub(crate) fn whole(&self) -> [u8; SECTOR] {
         let mut whole = [0; SECTOR];
         self.read(&mut whole);
+        whole
+    }
+
+    /// Changes bits of a byte.
+    pub(crate) fn flip(&mut self, at: usize, bits: u8) {
+        let mut whole = self.whole();
         whole[at] ^= bits;
         *self = Self::of(&whole);
     }
