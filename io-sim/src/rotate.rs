@@ -108,6 +108,7 @@ impl World<'_> {
             Err(error) => panic!("the key of replica {place} can't be changed: {error}"),
         }
         drop(rotated);
+        process.sealing = Some(Arc::new(both));
         self.read_keys(place);
     }
 
