@@ -83,8 +83,9 @@ impl Forest {
         let Some(reference) = erasing.blocks.last().copied() else {
             // Older copies may lie anywhere, also of what was on its way from block to block.
             self.wipe_again = true;
-            // What is in memory becomes part of this checkpoint's run, without its content.
-            if self.frozen.get(key).is_none() {
+            // What is in memory becomes part of this checkpoint's run, without its content; unless retention removed it.
+            let is_removed = key.seq < self.cuts.first[key.room as usize];
+            if is_removed || self.frozen.get(key).is_none() {
                 work.erased.push(key);
             }
             *erasing = Erasing { at: erasing.at + 1, ..Erasing::default() };

@@ -355,12 +355,11 @@ impl Forest {
     /// Says whether all that was pending before is done.
     fn apply_erasures(&mut self) -> bool {
         let Erasures { pending, done, fresh } = &mut self.erasures;
-        let cuts = &self.cuts.first;
         done.sort_unstable();
         pending.retain(|key| done.binary_search(key).is_err());
         let all_done = pending.is_empty();
+        // Those too that retention has removed since: what it removed lies in blocks until these are merged.
         pending.append(fresh);
-        pending.retain(|key| key.seq >= cuts[key.room as usize]);
         pending.sort_unstable();
         pending.dedup();
         done.clear();
