@@ -82,7 +82,8 @@ impl GridBlocks for Found<'_> {
 
     fn expect(&mut self, reference: &BlockRef) {
         let is_here = self.own.iter().any(|(one, _)| one == reference);
-        let is_known = is_here || self.wants.contains(reference) || self.forest.under_way(reference).is_some();
+        let is_known =
+            is_here || self.wants.contains(reference) || self.forest.under_way(reference).is_some();
         if !is_known && self.wants.len() < WANTED_MAX {
             self.wants.push(*reference);
         }
