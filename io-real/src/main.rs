@@ -27,6 +27,7 @@ mod rotate;
 mod standing;
 mod texts;
 mod verify;
+mod workers;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
