@@ -39,8 +39,10 @@ const STEPS: u32 = 2;
 const STEPS_PACED: u32 = 8;
 /// The same when commits wait for the work in any case.
 const STEPS_AWAITED: u32 = 16;
-/// Nothing was executed for so long: the work need not make room for it.
+/// Nothing was executed for so long, and nothing is about to be: the work need not make room for it.
 const QUIET: Duration = Duration::from_millis(20);
+/// Nothing was executed for so long, whatever is about to be.
+const STILL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 pub(super) struct Checkpointing {
@@ -203,7 +205,9 @@ impl<M: Machine> Replica<M> {
         if pace.due {
             return (STEPS_AWAITED, u64::MAX);
         }
-        if now.since(pace.executed_at) >= QUIET {
+        // On a machine that is busy an op takes longer than a moment: while one is under way nothing is quiet.
+        let quiet = if self.journal.head > executed { STILL } else { QUIET };
+        if now.since(pace.executed_at) >= quiet {
             return (STEPS, u64::MAX);
         }
         let span = (self.config.layout.interval() * 3 / 4).max(1);
