@@ -69,13 +69,19 @@ struct Links {
     unix_ms: u64,
     left: u32,
     right: u32,
-    /// Length of the right spine.
-    rank: u8,
+    /// Lengths of the right spines of both: so that who walks down one needs not look at the other.
+    left_rank: u8,
+    right_rank: u8,
 }
 
 impl Links {
     fn alone(used: &Used) -> Self {
-        Self { unix_ms: used.unix_ms(), left: NONE, right: NONE, rank: 1 }
+        Self { unix_ms: used.unix_ms(), left: NONE, right: NONE, left_rank: 0, right_rank: 0 }
+    }
+
+    /// Length of its own right spine.
+    fn rank(&self) -> u8 {
+        self.right_rank + 1
     }
 }
 
@@ -224,7 +230,7 @@ impl Dedup {
         true
     }
 
-    /// From a checkpoint, in order of slots. False: there can be no such key.
+    /// From a checkpoint, in order of slots, and then [`Self::finish_restore`]. False: there can be no such key.
     pub(super) fn restore_used(&mut self, used: Used) -> bool {
         let (room, author) = (used.room.get(), used.author.get());
         let possible = self.len() < self.limit
@@ -234,13 +240,28 @@ impl Dedup {
         if possible {
             self.used.push(used);
             self.links.push(Links::alone(&used));
-            self.attach(self.len() - 1);
+            self.index.insert(self.hash(room, author, &used.key), self.len() - 1);
+            self.authors[author as usize].keys += 1;
         }
         possible
     }
 
-    /// Whether every author that was restored has a key: one without would never leave.
-    pub(super) fn is_restored(&self) -> bool {
+    /// Makes the heaps, of all keys at once: sorted, an author's keys are a heap of which each hangs on the one before.
+    /// False: some author has no key, and would never leave.
+    pub(super) fn finish_restore(&mut self) -> bool {
+        let slots = (0..).zip(&self.used);
+        let mut ages: Vec<(u32, u64, u32)> =
+            slots.map(|(slot, used)| (used.author.get(), used.unix_ms(), slot)).collect();
+        ages.sort_unstable();
+        for of_author in ages.chunk_by(|a, b| a.0 == b.0) {
+            let (author, _, root) = of_author[0];
+            for pair in of_author.windows(2) {
+                let older = &mut self.links[pair[0].2 as usize];
+                (older.left, older.left_rank) = (pair[1].2, 1);
+            }
+            self.authors[author as usize].root = root;
+            self.enter_ages(author);
+        }
         self.authors().all(|(_, author)| author.keys > 0)
     }
 
@@ -279,8 +300,13 @@ impl Dedup {
         let author = used.author.get();
         self.index.insert(self.hash(used.room.get(), author, &used.key), slot);
         self.authors[author as usize].keys += 1;
-        let root = self.merge(self.authors[author as usize].root, slot);
+        let (root, _) = self.merge(self.authors[author as usize].root, slot);
         self.authors[author as usize].root = root;
+        self.enter_ages(author);
+    }
+
+    /// Moves an author to their place among the others, also one who had none.
+    fn enter_ages(&mut self, author: u32) {
         if self.authors[author as usize].place == NONE {
             self.authors[author as usize].place = self.by_age.len() as u32;
             self.by_age.push(author);
@@ -293,7 +319,7 @@ impl Dedup {
         let slot = self.authors[author as usize].root;
         let (used, links) = (self.used[slot as usize], self.links[slot as usize]);
         self.index.remove(self.hash(used.room.get(), author, &used.key), slot);
-        let root = self.merge(links.left, links.right);
+        let (root, _) = self.merge(links.left, links.right);
         let entry = &mut self.authors[author as usize];
         entry.root = root;
         entry.keys -= 1;
@@ -319,21 +345,22 @@ impl Dedup {
         (self.links[a as usize].unix_ms, a) < (self.links[b as usize].unix_ms, b)
     }
 
-    /// Joins two leftist heaps: along their right spines, which are logarithmic.
-    fn merge(&mut self, a: u32, b: u32) -> u32 {
+    /// Joins two leftist heaps: along their right spines, which are logarithmic. The root, and the length of its spine.
+    fn merge(&mut self, a: u32, b: u32) -> (u32, u8) {
         if a == NONE || b == NONE {
-            return a.min(b);
+            let root = a.min(b);
+            return (root, self.links.get(root as usize).map_or(0, Links::rank));
         }
         let (older, newer) = if self.is_older(a, b) { (a, b) } else { (b, a) };
-        let Links { unix_ms, left, right, .. } = self.links[older as usize];
-        let right = self.merge(right, newer);
-        let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
-        self.links[older as usize] = Links { unix_ms, left, right, rank: self.rank(right) + 1 };
-        older
-    }
-
-    fn rank(&self, slot: u32) -> u8 {
-        if slot == NONE { 0 } else { self.links[slot as usize].rank }
+        let Links { unix_ms, left, right, left_rank, .. } = self.links[older as usize];
+        let (right, right_rank) = self.merge(right, newer);
+        let links = if left_rank < right_rank {
+            Links { unix_ms, left: right, right: left, left_rank: right_rank, right_rank: left_rank }
+        } else {
+            Links { unix_ms, left, right, left_rank, right_rank }
+        };
+        self.links[older as usize] = links;
+        (older, links.rank())
     }
 
     /// Moves an author to their place in the heap of authors after their oldest key changed.
@@ -446,8 +473,24 @@ mod tests {
                 let found = dedup.find(0, TenantId(1), NAMES[author], Key(key.key));
                 prop_assert_eq!(found.map(|found| found.key), Some(key.key));
             }
-            let ranks = dedup.links.iter().map(|links| links.rank).max();
+            let ranks = dedup.links.iter().map(Links::rank).max();
             prop_assert!(ranks < Some(6), "right spines are logarithmic");
+            // From a checkpoint the heaps have another shape, and the same keys leave.
+            let mut other = Dedup::new(&limits, 7);
+            other.restore_horizon(dedup.horizon);
+            for (slot, author) in dedup.authors() {
+                let name = core::str::from_utf8(author.name.as_bytes()).unwrap();
+                prop_assert!(other.restore_author(slot, author.tenant, name, author.horizon));
+            }
+            prop_assert!(dedup.used.iter().all(|used| other.restore_used(*used)));
+            prop_assert!(other.finish_restore());
+            for (number, author) in (1_000..1_200).zip((0..NAMES.len()).cycle()) {
+                for dedup in [&mut dedup, &mut other] {
+                    dedup.insert(&mut forest, TenantId(1), NAMES[author], used(number / 3 % 400, number));
+                }
+                prop_assert_eq!(&dedup.used, &other.used);
+                prop_assert_eq!(dedup.horizon, other.horizon);
+            }
         }
     }
 }
