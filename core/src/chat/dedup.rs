@@ -4,8 +4,9 @@
 //! the oldest key leaves and the horizon moves up to it: the author's own when they hold their share of the table,
 //! else the shard's. Keys before a horizon are refused, unless they are still remembered.
 //!
-//! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in leftist heaps; a binary heap
-//! of authors by their oldest key finds the oldest of all. Both cost O(log n) in the worst case, whatever keys
+//! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in a list as long as each is newer than
+//! the one before, which is the rule and costs nothing, and the others in a leftist heap; a binary heap
+//! of authors by their oldest key finds the oldest of all. Both heaps cost O(log n) in the worst case, whatever keys
 //! clients invent. Their shapes differ from replica to replica; what they yield does not. Keys, authors and the
 //! horizon are also rows of the forest, written as they change ([`super::tables`]); heaps and indexes are made anew.
 
@@ -61,7 +62,7 @@ impl Used {
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// A used key's place in its author's leftist heap, with what decides it: whoever walks a heap of many keys pays for
+/// A used key's place in its author's list (`left` is the next one) or leftist heap, with what decides it: whoever walks a heap of many keys pays for
 /// each line of memory that is touched.
 #[derive(Clone, Copy)]
 struct Links {
@@ -93,7 +94,10 @@ struct Author {
     /// Keys of theirs before this time are refused, milliseconds.
     horizon: u64,
     keys: u32,
-    /// The oldest of them.
+    /// Those that came in the order of their age: the oldest and the newest.
+    first: u32,
+    last: u32,
+    /// Of the others the oldest.
     root: u32,
     /// Place in the heap of authors.
     place: u32,
@@ -246,7 +250,7 @@ impl Dedup {
         possible
     }
 
-    /// Makes the heaps, of all keys at once: sorted, an author's keys are a heap of which each hangs on the one before.
+    /// Makes the lists, of all keys at once.
     /// False: some author has no key, and would never leave.
     pub(super) fn finish_restore(&mut self) -> bool {
         let slots = (0..).zip(&self.used);
@@ -254,12 +258,12 @@ impl Dedup {
             slots.map(|(slot, used)| (used.author.get(), used.unix_ms(), slot)).collect();
         ages.sort_unstable();
         for of_author in ages.chunk_by(|a, b| a.0 == b.0) {
-            let (author, _, root) = of_author[0];
+            let (author, _, first) = of_author[0];
             for pair in of_author.windows(2) {
-                let older = &mut self.links[pair[0].2 as usize];
-                (older.left, older.left_rank) = (pair[1].2, 1);
+                self.links[pair[0].2 as usize].left = pair[1].2;
             }
-            self.authors[author as usize].root = root;
+            let entry = &mut self.authors[author as usize];
+            (entry.first, entry.last) = (first, of_author.last().map_or(first, |newest| newest.2));
             self.enter_ages(author);
         }
         self.authors().all(|(_, author)| author.keys > 0)
@@ -281,7 +285,8 @@ impl Dedup {
 
     fn put_author(&mut self, slot: u32, tenant: TenantId, name: UserName, horizon: u64) {
         self.author_index.insert(self.author_hash(tenant, name.as_bytes()), slot);
-        let author = Author { tenant, name, horizon, keys: 0, root: NONE, place: NONE };
+        let (first, last, root) = (NONE, NONE, NONE);
+        let author = Author { tenant, name, horizon, keys: 0, first, last, root, place: NONE };
         // A checkpoint may leave out free slots below this one.
         while self.authors.len() <= slot as usize {
             self.authors.push(author);
@@ -294,14 +299,21 @@ impl Dedup {
         tables::put_author(forest, slot, tenant, horizon, name);
     }
 
-    /// Puts a key that is in its slot into the index and into its author's heap.
+    /// Puts a key that is in its slot into the index and into its author's list, or heap if it is not the newest there.
     fn attach(&mut self, slot: u32) {
         let used = self.used[slot as usize];
         let author = used.author.get();
         self.index.insert(self.hash(used.room.get(), author, &used.key), slot);
         self.authors[author as usize].keys += 1;
-        let (root, _) = self.merge(self.authors[author as usize].root, slot);
-        self.authors[author as usize].root = root;
+        let Author { last, root, .. } = self.authors[author as usize];
+        if last == NONE {
+            (self.authors[author as usize].first, self.authors[author as usize].last) = (slot, slot);
+        } else if self.is_older(last, slot) {
+            self.links[last as usize].left = slot;
+            self.authors[author as usize].last = slot;
+        } else {
+            self.authors[author as usize].root = self.merge(root, slot).0;
+        }
         self.enter_ages(author);
     }
 
@@ -316,12 +328,17 @@ impl Dedup {
 
     /// Removes the oldest key of an author. Returns its slot and time.
     fn remove_oldest(&mut self, author: u32) -> (u32, u64) {
-        let slot = self.authors[author as usize].root;
+        let slot = self.oldest(author);
         let (used, links) = (self.used[slot as usize], self.links[slot as usize]);
         self.index.remove(self.hash(used.room.get(), author, &used.key), slot);
-        let (root, _) = self.merge(links.left, links.right);
+        if slot == self.authors[author as usize].first {
+            let entry = &mut self.authors[author as usize];
+            entry.first = links.left;
+            entry.last = if links.left == NONE { NONE } else { entry.last };
+        } else {
+            self.authors[author as usize].root = self.merge(links.left, links.right).0;
+        }
         let entry = &mut self.authors[author as usize];
-        entry.root = root;
         entry.keys -= 1;
         if entry.keys > 0 {
             self.settle(author);
@@ -399,8 +416,14 @@ impl Dedup {
         self.authors[author as usize].place = at as u32;
     }
 
+    /// The oldest key of an author who has one.
+    fn oldest(&self, author: u32) -> u32 {
+        let Author { first, root, .. } = self.authors[author as usize];
+        if first == NONE || root != NONE && self.is_older(root, first) { root } else { first }
+    }
+
     fn is_older_author(&self, a: u32, b: u32) -> bool {
-        self.is_older(self.authors[a as usize].root, self.authors[b as usize].root)
+        self.is_older(self.oldest(a), self.oldest(b))
     }
 
     fn hash(&self, room: RoomId, author: u32, key: &[u8; 16]) -> u32 {
