@@ -291,12 +291,23 @@ impl<M: Machine> Replica<M> {
 
     /// Reads the entry that is to be executed next, and those that follow it: after a start that is all of the log.
     pub(super) fn read_for_commit(&mut self, op: u64, effects: &mut Effects) {
-        let last = (op + u64::from(self.config.pipeline)).min(self.commit_max).min(self.journal.head);
-        for op in op..=last {
-            let is_only_here = |slot: &Slot| slot.entry.is_none() && slot.state() == SlotState::Clean;
-            if self.journal.get(op).is_some_and(is_only_here) {
-                self.read_slot(op, None, effects);
-            }
+        for op in op..=op + u64::from(self.config.pipeline) {
+            self.read_committed(op, effects);
+        }
+    }
+
+    /// An entry was executed: one more is read. Says whether entries that are to be executed are being read.
+    pub(super) fn read_ahead(&mut self, executed: u64, effects: &mut Effects) -> bool {
+        self.read_committed(executed + u64::from(self.config.pipeline), effects);
+        self.repair.reads.iter().any(|read| read.op > executed && read.op <= self.commit_max)
+    }
+
+    /// Starts reading a committed entry that is here and not in memory.
+    fn read_committed(&mut self, op: u64, effects: &mut Effects) {
+        let is_only_here = |slot: &Slot| slot.entry.is_none() && slot.state() == SlotState::Clean;
+        let is_committed = op <= self.commit_max.min(self.journal.head);
+        if is_committed && self.journal.get(op).is_some_and(is_only_here) {
+            self.read_slot(op, None, effects);
         }
     }
 
