@@ -147,6 +147,9 @@ pub struct Start {
     /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
     #[arg(long)]
     pub hold_release: bool,
+    /// For measurements: while a checkpoint is being made the first byte of this file is 1, else 0.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub tell_checkpoints: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +404,10 @@ pub struct Bench {
     /// rooms.
     #[arg(long, default_value_t = 0, requires = "edge")]
     pub pages: u32,
+    /// Files into which replicas tell when they make checkpoints (`start --tell-checkpoints`): latencies are told apart
+    /// by it.
+    #[arg(long, value_delimiter = ',', requires = "edge")]
+    pub checkpoints: Vec<PathBuf>,
     /// JSON for scripts.
     #[arg(long)]
     pub json: bool,

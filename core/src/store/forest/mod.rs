@@ -489,6 +489,18 @@ impl Forest {
         blocks + self.trailer_max(blocks)
     }
 
+    /// Blocks that the work which has just [begun](Self::begin) will make, more or less: to pace it by.
+    #[must_use]
+    pub fn work_expected(&self) -> u64 {
+        let body = self.shape.grid.body_max();
+        let brought = self.frozen.bytes().div_ceil(body);
+        let jobs = self.tree.levels.iter().filter_map(|level| level.job.as_ref());
+        let merged: usize = jobs.map(|job| work::quota(job, self.number, brought)).sum();
+        let blocks = (brought + merged + self.log.left()) as u64;
+        // A block of the index for twenty of messages, where rooms are many.
+        blocks + blocks / 16 + self.wipe_expected() + 8
+    }
+
     /// Blocks that manifest, free set and root take at most, after so many others were made.
     fn trailer_max(&self, blocks: u64) -> u64 {
         let body = self.shape.grid.body_max() as u64;
