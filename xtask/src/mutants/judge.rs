@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const PATIENCE: u32 = 10;
 const LEAST: Duration = Duration::from_secs(10);
 /// How long it may take without a mutant.
 const UNHURRIED: Duration = Duration::from_secs(300);
-/// A program that waits takes no time of the processor: by the clock it may take so many times as long.
+/// A program that waits takes no time of the processor: it may do so, by the clock, for so many times as long.
 const BUSY: u32 = 10;
 /// No program needs as much memory (in kB) or writes as much (in blocks); a mutant may.
 const MEMORY: u64 = 6_000_000;
@@ -79,10 +79,10 @@ struct World {
     unsound: bool,
 }
 
-/// Which mutant a program runs.
+/// Which mutant a program runs. Without one it leaves behind what it reached, and its time of the processor.
 #[derive(Clone, Copy, Debug)]
 enum Choice<'a> {
-    None { reach: &'a Path },
+    None { reach: &'a Path, times: &'a Path },
     Mutant(u32),
 }
 
@@ -124,9 +124,7 @@ impl<'a> Judge<'a> {
 
     /// Runs the tests of a program one by one.
     fn ask_tests(&self, program: &'a Program, scratch: &Path) -> Outcome<Vec<Test<'a>>> {
-        let reach = scratch.join("reach");
-        let listed =
-            self.run(&program.path, &["--list"], Choice::None { reach: &reach }, UNHURRIED, scratch)?;
+        let (listed, ..) = self.ask(&program.path, &["--list"], scratch)?;
         let listed = String::from_utf8(listed.output)?;
         let mut tests = Vec::new();
         for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
@@ -150,11 +148,12 @@ impl<'a> Judge<'a> {
 
     /// Runs something without a mutant.
     fn ask(&self, program: &Path, arguments: &[&str], scratch: &Path) -> Outcome<(Ended, Duration, Reach)> {
-        let reach = scratch.join("reach");
+        let (reach, times) = (scratch.join("reach"), scratch.join("times"));
         fs::write(&reach, "")?;
-        let began = Instant::now();
-        let ended = self.run(program, arguments, Choice::None { reach: &reach }, UNHURRIED, scratch)?;
-        Ok((ended, began.elapsed(), Reach::of_file(&fs::read(&reach)?)))
+        let choice = Choice::None { reach: &reach, times: &times };
+        let ended = self.run(program, arguments, choice, UNHURRIED, scratch)?;
+        let took = time_of_children(&fs::read_to_string(&times)?).ok_or("the shell tells no times")?;
+        Ok((ended, took, Reach::of_file(&fs::read(&reach)?)))
     }
 
     /// Tests that have caught mutants already.
@@ -238,34 +237,69 @@ impl<'a> Judge<'a> {
             "ulimit -v {MEMORY} && ulimit -f {OUTPUT} && ulimit -t {} && ",
             patience.as_secs().max(1)
         );
+        let script = match choice {
+            Choice::None { .. } => "{ \"$0\" \"$@\"; code=$?; times > \"$MUTANT_TIMES\"; exit $code; }",
+            Choice::Mutant(_) => "exec \"$0\" \"$@\"",
+        };
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("{limits} exec \"$0\" \"$@\"")]).arg(program).args(arguments);
+        command.args(["-c", &format!("{limits}{script}")]).arg(program).args(arguments);
         command.current_dir(&self.farm.folder).env("RUST_TEST_THREADS", "1");
         // Property tests draw the same cases for each mutant and keep none: what one fails, the next would be blamed for.
         command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
         match choice {
-            Choice::None { reach } => command.env_remove("MUTANT").env("MUTANT_REACH", reach),
+            Choice::None { reach, times } => {
+                command.env_remove("MUTANT").env("MUTANT_REACH", reach).env("MUTANT_TIMES", times)
+            }
             Choice::Mutant(number) => command.env("MUTANT", number.to_string()).env_remove("MUTANT_REACH"),
         };
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(Stdio::null());
-        let mut child = command.spawn()?;
-        let began = Instant::now();
-        let mut pause = Duration::from_millis(2);
-        let success = loop {
-            if let Some(status) = child.try_wait()? {
-                let late = status.signal().is_some_and(|signal| OUT_OF_TIME.contains(&signal));
-                break (!late).then_some(status.success());
-            }
-            if began.elapsed() > patience * BUSY {
-                child.kill()?;
-                child.wait()?;
-                break None;
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(50));
-        };
+        let success = watch(command.spawn()?, patience * BUSY)?;
         Ok(Ended { success, output: fs::read(&out)? })
     }
+}
+
+/// Whether a program succeeds; nothing if it used up its time, or did nothing for so long.
+fn watch(mut child: Child, idle: Duration) -> Outcome<Option<bool>> {
+    let (mut before, mut moved) = (None, Instant::now());
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let late = status.signal().is_some_and(|signal| OUT_OF_TIME.contains(&signal));
+            return Ok((!late).then_some(status.success()));
+        }
+        // On a machine that does much else it gets little of the processor: that is no fault of its own.
+        let now = ticks_of(child.id());
+        if now != before {
+            (before, moved) = (now, Instant::now());
+        }
+        if moved.elapsed() > idle {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// The time of the processor that a program has used, where the system tells it.
+fn ticks_of(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before may hold anything.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+/// What `times` says of the shell's children: two times, as `0m1.25s`, on its second line.
+fn time_of_children(said: &str) -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    for time in said.lines().nth(1)?.split_whitespace() {
+        let (minutes, seconds) = time.strip_suffix('s')?.split_once('m')?;
+        let seconds: f64 = seconds.parse().ok()?;
+        sum += Duration::from_secs(60 * minutes.parse::<u64>().ok()?)
+            + Duration::try_from_secs_f64(seconds).ok()?;
+    }
+    Some(sum)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -346,6 +380,13 @@ mod tests {
         let parts: Vec<(u64, usize)> =
             rounds(&seeds, |seed| *seed).iter().map(|part| (part[0], part.len())).collect();
         assert_eq!(parts, [(0, 30), (30, 10), (50, 2), (60, 1)]);
+    }
+
+    #[test]
+    fn the_time_of_a_program_is_that_of_the_children() {
+        let said = "0m0.010000s 0m0.000000s\n1m2.250000s 0m0.500000s\n";
+        assert_eq!(time_of_children(said), Some(Duration::from_millis(62_750)));
+        assert_eq!(time_of_children("0m0.01s 0m0.00s"), None);
     }
 
     #[test]
