@@ -1,10 +1,8 @@
 //! A replica comes back: what its slots and its superblock say is what it claims, and nothing more.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, say};
+use crate::cluster::{Cluster, say};
 use tigerchat_core::io::DiskOp;
 use tigerchat_core::store::layout::SECTOR;
 use tigerchat_core::vsr::replica::Status;

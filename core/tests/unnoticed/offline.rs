@@ -1,10 +1,8 @@
 //! A stopped replica's file, read by the code that `inspect` uses.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::Cluster;
+use crate::cluster::Cluster;
 use tigerchat_core::store::grid::block::Fault;
 use tigerchat_core::types::TenantId;
 use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
