@@ -14,6 +14,9 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
+/// Buffers of a class that are used again first.
+const WARM: usize = 4;
+
 /// Buffers of at least this size begin at an address that is a multiple of it, as direct IO demands.
 pub const ALIGNMENT: usize = 4096;
 
@@ -32,6 +35,9 @@ pub struct Pool {
 
 struct Shelf {
     class: Class,
+    /// Those that came home last, as many as there is room for: a cache may still hold them. Used before the others,
+    /// which would otherwise each have their turn, and each come from memory.
+    warm: ArrayQueue<Arc<Buffer>>,
     free: ArrayQueue<Arc<Buffer>>,
     /// Buffers of the class that a lazy pool has not made yet.
     unmade: AtomicUsize,
@@ -74,7 +80,7 @@ impl Pool {
         // The last reader pushes a buffer back a moment before other readers have let go of their `Arc`; such a
         // buffer is put back and another one tried.
         for _ in 0..shelf.class.count.min(64) {
-            let mut buffer = shelf.free.pop().or_else(|| shelf.make())?;
+            let mut buffer = shelf.warm.pop().or_else(|| shelf.free.pop()).or_else(|| shelf.make())?;
             if Arc::get_mut(&mut buffer).is_some() {
                 return Some(Draft { buffer: Some(buffer), len: 0 });
             }
@@ -109,7 +115,8 @@ impl fmt::Debug for Pool {
 
 impl Shelf {
     fn empty(class: Class) -> Self {
-        Self { class, free: ArrayQueue::new(class.count.max(1)), unmade: AtomicUsize::new(class.count) }
+        let (warm, free) = (ArrayQueue::new(WARM), ArrayQueue::new(class.count.max(1)));
+        Self { class, warm, free, unmade: AtomicUsize::new(class.count) }
     }
 
     fn stocked(class: Class) -> Arc<Self> {
@@ -134,14 +141,15 @@ impl Shelf {
 
     /// Buffers that nobody holds.
     fn level(&self) -> usize {
-        self.free.len() + self.unmade.load(Ordering::Relaxed)
+        self.warm.len() + self.free.len() + self.unmade.load(Ordering::Relaxed)
     }
 }
 
 impl Buffer {
     fn give_back(self: Arc<Self>) {
         if let Some(home) = self.home.upgrade() {
-            assert!(home.free.push(self).is_ok(), "a buffer came home twice");
+            let home_at_last = home.warm.push(self).or_else(|buffer| home.free.push(buffer));
+            assert!(home_at_last.is_ok(), "a buffer came home twice");
         }
     }
 }
@@ -341,6 +349,18 @@ mod tests {
         drop(one);
         assert_eq!(pool.free(64), 1);
         drop(two);
+        assert!(pool.is_full());
+    }
+
+    #[test]
+    fn who_needs_few_buffers_at_a_time_gets_the_same_few_again() {
+        let pool = Pool::new(&[Class { size: 64, count: 8 * WARM }]);
+        let all: Vec<Draft> = (0..8 * WARM).map(|_| pool.draft(64).unwrap()).collect();
+        drop(all);
+        let at = |draft: Draft| draft.bytes().as_ptr() as usize;
+        let used: alloc::collections::BTreeSet<usize> =
+            (0..100).map(|_| at(pool.draft(64).unwrap())).collect();
+        assert!(used.len() <= WARM, "{} buffers of {}", used.len(), 8 * WARM);
         assert!(pool.is_full());
     }
 

@@ -158,6 +158,88 @@ fn a_transfer_takes_what_is_on_the_own_disk_from_there() {
     assert_eq!(ask(&mut cluster, 2, 1, 50).expect("an answer").1, numbers(1..=50));
 }
 
+/// The disk of a new replica is slow, and its peers make checkpoints faster than it can look at all blocks of one: it takes
+/// over a checkpoint all the same while they go on, because what it has it need not look at again.
+#[test]
+fn a_transfer_gets_there_while_the_shard_serves() {
+    let mut cluster = ready(3, 0);
+    let mut said = 0;
+    let mut say_one = |cluster: &mut Cluster| {
+        said += 1;
+        let (key, body) = (cluster.key(said), "long ".repeat(190));
+        assert_eq!(cluster.request(&[say(key, &body)]).expect("two are a quorum")[0].seq, said);
+        cluster.pass(Duration::from_millis(2));
+    };
+    (0..700).for_each(|_| say_one(&mut cluster));
+    cluster.pass(LONG);
+    cluster.crash(2);
+    cluster.outside[2].disk[SUPERBLOCK_ZONE..].fill(0);
+    let all = references(&cluster, 0).len();
+    cluster.start(2);
+    // It reads its empty log first.
+    while cluster.complete_one(2) {}
+    cluster.stalled.push(2);
+    let (per_op, interval) = (5, cluster.config.layout.interval() as usize);
+    assert!(all > 2 * per_op * interval, "a checkpoint of {all} blocks is gone before all were looked at");
+    for _ in 0..all {
+        say_one(&mut cluster);
+        for _ in 0..per_op {
+            cluster.complete_one(2);
+        }
+        if cluster.replica(2).marks().has(Mark::TransferDone) {
+            break;
+        }
+    }
+    assert!(cluster.replica(2).marks().has(Mark::TransferGone), "checkpoints went by");
+    assert!(cluster.replica(2).marks().has(Mark::TransferDone), "{:?}", cluster.view(2));
+    cluster.stalled.clear();
+    cluster.pass(LONG);
+    assert_eq!(cluster.state(2), cluster.state(0));
+}
+
+/// Blocks of a node's grid that are not what they were.
+fn changed(cluster: &Cluster, at: usize, before: &[u8]) -> usize {
+    let grid = cluster.config.layout.grid();
+    let (from, size) = (usize::try_from(grid.offset_of(1)).unwrap(), grid.block_bytes());
+    let now = cluster.outside[at].disk[from..].chunks_exact(size);
+    now.zip(before[from..].chunks_exact(size)).filter(|(now, before)| now != before).count()
+}
+
+/// A checkpoint is made in the measure of the ops of its interval: not all of it at once, which the first of them would wait
+/// for, and nothing is left over at the end, for which everybody would.
+#[test]
+fn the_work_of_a_checkpoint_keeps_pace_with_ops() {
+    let mut cluster = ready_with(Cluster::with_slots(3, 128), 0);
+    let interval = cluster.config.layout.interval();
+    for number in 1.. {
+        let (key, body) = (cluster.key(number), "long ".repeat(190));
+        cluster.request(&[say(key, &body)]).expect("acknowledged");
+        if cluster.view(0).commit == 6 * interval {
+            break;
+        }
+    }
+    let before: Vec<Vec<u8>> = cluster.outside.iter().map(|outside| outside.disk.clone()).collect();
+    let mut made = vec![Vec::new(); 3];
+    for number in 1..interval {
+        let (key, body) = (cluster.key(1_000_000 + number), "long ".repeat(190));
+        cluster.request(&[say(key, &body)]).expect("acknowledged");
+        for (at, made) in made.iter_mut().enumerate() {
+            made.push(changed(&cluster, at, &before[at]));
+        }
+    }
+    for (at, made) in made.iter().enumerate() {
+        let (all, part) = (*made.last().unwrap(), interval as usize / 8);
+        assert!(all > 12, "{made:?}");
+        for eighth in 1..=3 {
+            let (done, most) = (made[part * eighth - 1], all * (eighth + 2) / 6);
+            assert!(done > 0 && done <= most, "{done} of {all} after {eighth} eighths: {made:?}");
+        }
+        assert_eq!(made[part * 7 - 1], all, "{made:?}");
+        assert_eq!(cluster.view(at).checkpoint, 6 * interval);
+        assert!(!cluster.replica(at).marks().has(Mark::CheckpointAwaited), "nobody waited");
+    }
+}
+
 /// The grid is full: what would make it grow is refused with its number and has no effect, reads go on, and a retention
 /// of some messages a room lets the same shard run for ever.
 #[test]

@@ -180,6 +180,9 @@ pub struct Start {
     /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
     #[arg(long)]
     pub hold_release: bool,
+    /// For measurements: while a checkpoint is being made the first byte of this file is 1, else 0.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub tell_checkpoints: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -256,8 +259,14 @@ pub struct Erase {
     #[arg(long, default_value_t = 1)]
     pub tenant: u32,
     /// The message's sequence.
-    #[arg(long)]
-    pub seq: u64,
+    #[arg(long, required_unless_present = "from", conflicts_with = "from")]
+    pub seq: Option<u64>,
+    /// Instead: all messages from this sequence
+    #[arg(long, requires = "to")]
+    pub from: Option<u64>,
+    /// ... to this one, 256 at most; what retention removed and what is no message is passed over.
+    #[arg(long, requires = "from")]
+    pub to: Option<u64>,
     /// Rid the disks of all replicas of it now, and wait for that.
     #[arg(long)]
     pub now: bool,
@@ -475,6 +484,10 @@ pub struct Bench {
     /// rooms.
     #[arg(long, default_value_t = 0, requires = "edge")]
     pub pages: u32,
+    /// Files into which replicas tell when they make checkpoints (`start --tell-checkpoints`): latencies are told apart
+    /// by it.
+    #[arg(long, value_delimiter = ',', requires = "edge")]
+    pub checkpoints: Vec<PathBuf>,
     /// JSON for scripts.
     #[arg(long)]
     pub json: bool,

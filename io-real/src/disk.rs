@@ -1,9 +1,10 @@
-//! A data file and the thread that works on it.
+//! A data file and the threads that work on it.
 //!
 //! The one law: **a durable write is reported after a flush that began after it was written**; all durable writes
-//! that are waiting when a flush begins share it (group commit). Operations run off the loop, in order of arrival, so
-//! a flush covers whatever was submitted before it, durable or not; completions come back in batches, with one
-//! wake-up each.
+//! that are waiting when a flush begins share it (group commit). Operations run off the loop: durable writes and
+//! flushes on a thread of their own in order of arrival, reads and all other writes beside it
+//! ([`crate::workers`]), so that a commit waits neither for a checkpoint's blocks nor for a reader's. A `Sync` covers
+//! whatever was submitted before it. Completions come back together, with one wake-up for all that were not taken yet.
 //!
 //! The grid of a file grows by whole steps, before the write that needs them. They are allocated then, so that a disk
 //! that is full refuses that write, and not one that comes later.
@@ -12,8 +13,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use mio::Waker;
@@ -22,6 +23,8 @@ use rustix::io::retry_on_intr;
 use tigerchat_core::io::{DiskError, DiskOp, Token};
 use tigerchat_core::pool::Message;
 use tigerchat_core::store::grid::GridShape;
+
+use crate::workers::{Done, Span, Workers};
 
 /// Batches that wait for the thread.
 const BATCHES_MAX: usize = 1024;
@@ -47,7 +50,7 @@ pub struct Disk {
     /// Batches that found the thread's queue full.
     waiting: Vec<Vec<DiskOp>>,
     to_thread: Option<SyncSender<Vec<DiskOp>>>,
-    done: Arc<Mutex<Vec<Completion>>>,
+    done: Done,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -154,7 +157,7 @@ impl Growing {
 }
 
 /// Why a write was refused: for want of room, or otherwise.
-fn refusal(error: &io::Error) -> DiskError {
+pub(crate) fn refusal(error: &io::Error) -> DiskError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             DiskError::Full
@@ -167,15 +170,17 @@ impl Disk {
     /// Starts the thread. It wakes the loop by `waker`.
     pub fn start(file: File, grid: GridShape, waker: Arc<Waker>) -> Self {
         let (to_thread, from_loop) = sync_channel(BATCHES_MAX);
-        let done = Arc::new(Mutex::new(Vec::new()));
+        let done = Done::new(waker);
         // Where the length is not told, all of it is allocated once more, which changes nothing.
         let len = file.metadata().map_or(0, |data| data.len());
+        let beside = file.try_clone().expect("a file can be held twice");
         let mut file = Growing { file, grid, len };
         let thread = {
-            let done = Arc::clone(&done);
-            std::thread::Builder::new()
-                .name("disk".into())
-                .spawn(move || work(&mut file, &from_loop, &done, &waker))
+            let done = done.clone();
+            std::thread::Builder::new().name("disk".into()).spawn(move || {
+                let workers = Workers::start(beside, done.clone());
+                work(&mut file, &from_loop, &done, &workers);
+            })
         };
         let thread = Some(thread.expect("a thread can be started"));
         Self { batch: Vec::new(), waiting: Vec::new(), to_thread: Some(to_thread), done, thread }
@@ -204,7 +209,7 @@ impl Disk {
 
     /// What has been done since the last look.
     pub fn completions(&self) -> Vec<Completion> {
-        std::mem::take(&mut *self.done.lock().expect("the disk thread does not panic"))
+        self.done.take()
     }
 
     /// Everything that was handed over is done before this returns.
@@ -223,38 +228,52 @@ impl Drop for Disk {
     }
 }
 
-fn work(file: &mut Growing, from_loop: &Receiver<Vec<DiskOp>>, done: &Mutex<Vec<Completion>>, waker: &Waker) {
+fn work(file: &mut Growing, from_loop: &Receiver<Vec<DiskOp>>, done: &Done, workers: &Workers) {
     while let Ok(batch) = from_loop.recv() {
         let mut completions = Vec::with_capacity(batch.len());
         let mut durable = Vec::new();
         // What came meanwhile shares the flush.
         for op in std::iter::once(batch).chain(from_loop.try_iter()).flatten() {
-            carry_out(file, op, &mut completions, &mut durable);
+            carry_out(file, op, workers, &mut completions, &mut durable);
         }
         if !durable.is_empty() {
             let flushed = file.file.sync_data().map_err(|_| DiskError::Fsync);
             completions.extend(durable.into_iter().map(|token| (token, flushed.map(|()| None))));
         }
-        done.lock().expect("the loop does not panic").extend(completions);
-        if waker.wake().is_err() {
+        if done.put(completions).is_err() {
             return;
         }
     }
 }
 
-fn carry_out(file: &mut Growing, op: DiskOp, completions: &mut Vec<Completion>, durable: &mut Vec<Token>) {
+fn carry_out(
+    file: &mut Growing,
+    op: DiskOp,
+    workers: &Workers,
+    completions: &mut Vec<Completion>,
+    durable: &mut Vec<Token>,
+) {
+    let span = Span::of(&op);
     match op {
-        // Behind the end of the file there is nothing to read: the replica takes that for damage.
-        DiskOp::Read { token, offset, mut into } => {
-            let read = file.file.read_exact_at(into.bytes_mut(), offset);
-            completions.push((token, read.map(|()| Some(into.seal())).map_err(|_| DiskError::Read)));
+        DiskOp::Write { token, offset, data, durable: true } => {
+            workers.wait_for(span);
+            match file.write(offset, &data) {
+                Ok(()) => durable.push(token),
+                Err(why) => completions.push((token, Err(why))),
+            }
         }
-        DiskOp::Write { token, offset, data, durable: must } => match file.write(offset, &data) {
-            Ok(()) if must => durable.push(token),
-            written => completions.push((token, written.map(|()| None))),
-        },
-        // Everything that was written before it, in this batch or an earlier one.
-        DiskOp::Sync { token } => durable.push(token),
+        // Room is made in order of arrival; a disk that is full refuses the write that needs it.
+        DiskOp::Write { token, offset, ref data, .. } => {
+            match file.make_room(offset.saturating_add(data.len() as u64)) {
+                Ok(()) => workers.hand_over(op),
+                Err(why) => completions.push((token, Err(why))),
+            }
+        }
+        DiskOp::Read { .. } => workers.hand_over(op),
+        DiskOp::Sync { token } => {
+            workers.wait_for_all();
+            durable.push(token);
+        }
     }
 }
 
@@ -396,9 +415,41 @@ mod tests {
             .collect();
         ops.push(DiskOp::Sync { token: Token(7) });
         let done = bench.turn(ops);
-        let order: Vec<u64> = done.iter().map(|(token, _)| token.0).collect();
-        assert_eq!(order, [1, 2, 3, 4, 5, 6, 7], "the flush is told last");
+        let mut order: Vec<u64> = done.iter().map(|(token, _)| token.0).collect();
+        assert_eq!(order.last(), Some(&7), "the flush is told last");
+        order.sort_unstable();
+        assert_eq!(order, [1, 2, 3, 4, 5, 6, 7]);
         assert!(done.iter().all(|(_, result)| matches!(result, Ok(None))));
+    }
+
+    /// Writes and reads of the same bytes, durable ones among them, all at once and again and again.
+    #[test]
+    fn what_touches_the_same_bytes_is_done_in_order_whoever_does_it() {
+        let mut bench = Bench::new("order", Mode::Auto);
+        for round in 1..=60_u8 {
+            let mut ops = Vec::new();
+            for (number, durable) in [(1, false), (2, round % 3 == 0), (3, false)] {
+                let fill = round.wrapping_mul(4) + number;
+                ops.push(bench.write_op(100 + u64::from(number), GRID.offset_of(1), fill, durable));
+                let mut into = bench.pool.draft(BLOCK).unwrap();
+                into.resize(BLOCK);
+                ops.push(DiskOp::Read {
+                    token: Token(1000 + u64::from(fill)),
+                    offset: GRID.offset_of(1),
+                    into,
+                });
+            }
+            let done = bench.turn(ops);
+            assert_eq!(done.len(), 6);
+            for (token, result) in done.into_iter().filter(|(token, _)| token.0 >= 1000) {
+                let read = result.unwrap().unwrap();
+                assert!(
+                    read.iter().all(|byte| u64::from(*byte) + 1000 == token.0),
+                    "round {round}: {}",
+                    read[0]
+                );
+            }
+        }
     }
 
     /// Set for a process that may be given a limit.

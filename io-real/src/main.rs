@@ -27,6 +27,8 @@ mod rotate;
 mod standing;
 mod texts;
 mod verify;
+mod workers;
+mod working;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -187,12 +189,16 @@ fn start(args: &cli::Start) -> Result<(), String> {
     })?;
     let listener = launch::bind(listen, "replicas and edges")?;
     let key = MasterKey::find(args.key.as_deref())?;
+    let mut teller = working::Teller::new(args.tell_checkpoints.as_deref())?;
     let plan = ReplicaPlan { mode: args.io, peers: &peers, hold: args.hold_release, key: key.as_ref() };
     let (reactor, about) = launch::replica(&args.file, listener, &plan)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     let _ = writeln!(std::io::stdout(), "{about}, listening on {listen}");
     let mut standing = Standing::default();
-    let ended = reactor.run(|node| standing.look(node));
+    let ended = reactor.run(|node| {
+        standing.look(node);
+        teller.look(node);
+    });
     ended.map_err(|why| format!("{}: the replica can't go on: {why}", args.file.display()))
 }
 

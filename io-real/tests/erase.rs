@@ -88,6 +88,15 @@ fn what_is_erased_now_is_in_no_file_of_any_replica() {
         assert_eq!((&messages[1]["erased"], messages[1].get("body")), (&json!(true), None), "{messages}");
         assert_eq!(messages[2]["body"]["text"], json!(format!("number {}", seq + 1)), "{messages}");
     }
+    // A range: two messages, and the two entries that say what was erased.
+    let range = ["--room", "general", "--from", "504", "--to", "507"];
+    let said = shard.operate("erase", &range).unwrap();
+    assert!(said.contains("of messages 504 to 507 of room general 2 are erased"), "{said}");
+    let messages = page("504");
+    let erased = |at: usize| (messages[at]["kind"].clone(), messages[at]["erased"] == json!(true));
+    assert_eq!([0, 1, 2].map(erased), [(json!(1), true), (json!(1), true), (json!(2), false)], "{messages}");
+    let wrong = shard.operate("erase", &["--room", "general", "--from", "1", "--to", "257"]).unwrap_err();
+    assert!(wrong.contains("expected 1 to 256 messages"), "{wrong}");
     wait_until("all have the newest", || found(&shard, "number 510").iter().all(|count| *count > 0));
     shard.edge = None;
     shard.replicas.clear();

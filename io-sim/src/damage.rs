@@ -147,7 +147,7 @@ fn lose_write(disk: &mut Disk, sealing: Option<&dyn Sealing>, layout: &Layout, r
             let sector = usize::try_from(offset).expect("small") / SECTOR;
             let bytes = disk.durable(sector)?;
             payload.clear();
-            match open(place, offset, bytes, &mut payload) {
+            match open(place, offset, &bytes, &mut payload) {
                 Found::Valid(stamp) => Some(Slot { number, stamp }),
                 Found::Blank | Found::Corrupt => None,
             }

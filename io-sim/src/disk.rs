@@ -15,8 +15,7 @@ use tigerchat_core::types::Instant;
 
 use crate::faults::{DiskErrors, DiskSpeed};
 use crate::random::Random;
-
-type Sector = Box<[u8; SECTOR]>;
+use crate::sector::Sector;
 
 /// Names one operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,7 +140,7 @@ impl Disk {
     /// Puts bytes where they are durable: formatting.
     pub fn format(&mut self, bytes: &[u8]) {
         for (cell, bytes) in self.cells.iter_mut().zip(bytes.chunks(SECTOR)) {
-            cell.durable = Some(sector_of(bytes));
+            cell.durable = Some(Sector::of(bytes));
         }
     }
 
@@ -284,7 +283,7 @@ impl Disk {
         let first = sector_at(offset);
         for (index, bytes) in data.chunks(SECTOR).enumerate().filter(|(index, _)| reaches(*index)) {
             let at = first + index;
-            self.cells[at].cached.push((self.writes, sector_of(bytes)));
+            self.cells[at].cached.push((self.writes, Sector::of(bytes)));
             self.dirty.insert(at);
             self.unreadable.remove(&at);
             self.lost.remove(&at);
@@ -301,7 +300,7 @@ impl Disk {
         for (cell, bytes) in self.cells[first..].iter().zip(into.chunks_mut(SECTOR)) {
             let newest = cell.cached.last().map(|(_, sector)| sector).or(cell.durable.as_ref());
             match newest {
-                Some(sector) => bytes.copy_from_slice(&sector[..bytes.len()]),
+                Some(sector) => sector.read(bytes),
                 None => bytes.fill(0),
             }
         }
@@ -384,11 +383,20 @@ impl Disk {
         !self.lost.is_empty()
     }
 
+    /// All that lies on it, also below what is not durable yet.
+    pub fn versions(&self) -> impl Iterator<Item = [u8; SECTOR]> {
+        self.cells
+            .iter()
+            .flat_map(|cell| cell.durable.iter().chain(cell.cached.iter().map(|(_, sector)| sector)))
+            .map(Sector::whole)
+    }
+
     /// What survives a power cut of a sector, unless something newer is on its way.
     #[must_use]
-    pub fn durable(&self, sector: usize) -> Option<&[u8]> {
+    pub fn durable(&self, sector: usize) -> Option<[u8; SECTOR]> {
         let cell = &self.cells[sector];
-        cell.durable.as_ref().filter(|_| cell.cached.is_empty()).map(|sector| &sector[..])
+        let durable = cell.durable.as_ref().filter(|_| cell.cached.is_empty())?;
+        Some(durable.whole())
     }
 
     /// Sectors of a range that were ever written.
@@ -412,7 +420,7 @@ impl Disk {
         let versions = cell.durable.iter_mut().chain(cell.cached.iter_mut().map(|(_, bytes)| bytes));
         let mut harmed = false;
         for version in versions {
-            version[at] ^= bits;
+            version.flip(at, bits);
             harmed = true;
         }
         harmed && self.note_damage(sector)
@@ -459,16 +467,6 @@ impl Disk {
 fn mend(damaged: &mut BTreeMap<usize, u64>, at: usize, write: u64) -> bool {
     let over = damaged.get(&at).is_some_and(|before| write > *before);
     over && damaged.remove(&at).is_some()
-}
-
-/// A whole sector is copied once, without being zeroed before.
-fn sector_of(bytes: &[u8]) -> Sector {
-    let whole = Box::<[u8]>::from(bytes).try_into();
-    whole.unwrap_or_else(|part: Box<[u8]>| {
-        let mut sector = Box::new([0; SECTOR]);
-        sector[..part.len()].copy_from_slice(&part);
-        sector
-    })
 }
 
 fn sector_at(offset: u64) -> usize {

@@ -16,6 +16,7 @@ pub use links::{Bandwidth, FrameFaults, Latency, PartitionShape, Partitions, Slo
 
 use crate::aim::{self, Aim};
 use crate::damage::Harm;
+use crate::erasing::Erasures;
 use tigerchat_core::vsr::quorum::Quorums;
 
 use crate::random::{ALWAYS, Ppm, Random};
@@ -192,6 +193,7 @@ impl Plan {
         let broken = random.chance(self.broken);
         let members = random.chance(self.members).then(|| Changes::draw(&mut random));
         Drawn {
+            erasures: Erasures::draw(seed, &shape, damage.as_ref()),
             latency: Latency::draw(&mut random),
             disk: DiskSpeed::draw(&mut random),
             work: Work::draw(&mut random, hostile),
@@ -214,6 +216,7 @@ impl Plan {
             bandwidth,
             slow_links,
             resets,
+            turn: Duration::from_micros(*Random::new(seed, "turns", 0).pick(&TURNS)),
             own_lines: true,
             breaks,
             broken,
@@ -255,6 +258,8 @@ pub struct Drawn {
     /// Mean time between frames that an outsider says (`outsider`).
     pub outsider: Option<Duration>,
     pub clocks: Option<Clocks>,
+    /// What comes to a process within this time shares a turn.
+    pub turn: Duration,
     /// Each user's connection has a latency and a rate of its own.
     pub own_lines: bool,
     /// A user's connection breaks after this long in the mean.
@@ -265,6 +270,8 @@ pub struct Drawn {
     pub members: Option<Changes>,
     /// Processes restart into another release (`releases`).
     pub rolling: Option<Rolling>,
+    /// Messages are erased (`erasing`).
+    pub erasures: Option<Erasures>,
 }
 
 impl Drawn {
@@ -320,6 +327,9 @@ impl Drawn {
         self.crashes.is_some() || !self.aims.is_empty() || self.depositions.is_some()
     }
 }
+
+/// Microseconds from the first that comes to a process to its turn, at most: from one that is idle to one that is busy.
+const TURNS: [u64; 4] = [30, 200, 400, 800];
 
 /// How many worlds have sealed disks.
 const SEALED: Ppm = 300_000;
@@ -385,7 +395,7 @@ impl Shape {
             slot_sectors,
             session_lease: ms(500..=1_200, random),
             scrub: Duration::from_millis(*random.pick(&[40, 100, 300])),
-            ping: Duration::from_millis(*random.pick(&[100, 200, 300])),
+            ping: Duration::from_millis(*random.pick(&[150, 300, 450])),
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),
             sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
@@ -588,9 +598,9 @@ impl Work {
         Self {
             users: u8::try_from(random.within(2..=6)).expect("at most 6"),
             rooms: u8::try_from(random.within(1..=3)).expect("at most 3"),
-            operations: u32::try_from(random.within(520..=560)).expect("small"),
+            operations: u32::try_from(random.within(505..=540)).expect("small"),
             think: ms(2..=25, random),
-            burst: u8::try_from(random.within(1..=8)).expect("at most 8"),
+            burst: u8::try_from(random.within(2..=10)).expect("at most 10"),
             again: u32::try_from(random.within(0..=70_000)).expect("below a million"),
             line: random.chance(400_000),
             hostile,

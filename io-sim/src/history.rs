@@ -168,6 +168,26 @@ pub enum What {
         user: UserId,
         room: String,
     },
+    /// The call is to erase this message. What it publishes, the entry that says so, was told just before.
+    Erases {
+        user: UserId,
+        call: CallId,
+        room: String,
+        seq: u64,
+    },
+    /// A user asks to be subscribed, for the first time on this connection. Told in worlds where something is erased.
+    Subscribes {
+        user: UserId,
+        room: String,
+    },
+    /// At the end, after the operator saw to it that everything is gone that was erased by ops up to `due`: up to which
+    /// op a replica says that it is gone from its disk, and messages whose bodies lie on that disk.
+    Cleared {
+        replica: ReplicaId,
+        due: u64,
+        op: u64,
+        holds: Vec<(String, u64)>,
+    },
     /// Faults have ended for a quorum core; everything outstanding must finish within the bound.
     Healed {
         core: Vec<ReplicaId>,
@@ -222,7 +242,32 @@ pub struct SeenMessage {
     pub content_type: String,
     pub salt: [u8; 16],
     pub chain: Digest,
+    /// Salt and body are gone, and this is the digest of both.
+    pub erased: Option<Digest>,
     pub body: Vec<u8>,
+}
+
+impl SeenMessage {
+    /// The digest of salt and body, also where they are gone.
+    #[must_use]
+    pub fn content(&self) -> Digest {
+        self.erased.unwrap_or_else(|| Digest::of(&[&self.salt, &self.body[..]].concat()))
+    }
+
+    /// Whether both are sights of one message: it may have been erased between them.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        if self.erased.is_some() == other.erased.is_some() {
+            return self == other;
+        }
+        let bare = |message: &Self| Self {
+            erased: Some(message.content()),
+            salt: [0; 16],
+            body: Vec::new(),
+            ..message.clone()
+        };
+        bare(self) == bare(other)
+    }
 }
 
 /// The world after it became quiet: what every replica holds.

@@ -10,11 +10,13 @@
 
 pub mod aim;
 mod ambush;
+mod clearing;
 pub mod clock;
 pub mod connections;
 pub mod damage;
 mod deposed;
 pub mod disk;
+pub mod erasing;
 pub mod faults;
 mod hand_over;
 pub mod history;
@@ -36,6 +38,7 @@ mod run;
 pub mod scenario;
 mod script;
 pub mod seal;
+mod sector;
 pub mod spectator;
 mod speech;
 mod trouble;

@@ -232,6 +232,7 @@ pub fn seen(message: MessageEvent<'_>) -> SeenMessage {
         content_type: message.content_type.to_owned(),
         salt: message.salt,
         chain: message.chain,
+        erased: message.erased,
         body: message.body.to_vec(),
     }
 }

@@ -64,7 +64,7 @@ macro_rules! switches {
 }
 
 /// Groups come before their parts: what is turned off as a whole need not be tried in parts.
-pub const OFF: [Switch; 42] = switches! {
+pub const OFF: [Switch; 44] = switches! {
     "frames" |drawn| drawn.frames = None;
     "partitions" |drawn| drawn.partitions = None;
     "bandwidth" |drawn| drawn.bandwidth = None;
@@ -87,6 +87,7 @@ pub const OFF: [Switch; 42] = switches! {
     "breaks" |drawn| drawn.breaks = None;
     "sealed" |drawn| drawn.shape.sealed = false;
     "rotations" |drawn| drawn.shape.rotates = false;
+    "erasures" |drawn| drawn.erasures = None;
     "broken" |drawn| drawn.broken = false;
     "own-lines" |drawn| drawn.own_lines = false;
     "hostile" |drawn| drawn.work.hostile = false;
@@ -102,6 +103,7 @@ pub const OFF: [Switch; 42] = switches! {
     "frames.truncate" |drawn| if let Some(frames) = &mut drawn.frames { frames.truncate = 0 };
     "frames.reorder" |drawn| if let Some(frames) = &mut drawn.frames { frames.reorder = false };
     "members.lost-disk" |drawn| if let Some(members) = &mut drawn.members { members.lost_disk = 0 };
+    "erasures.operator" |drawn| if let Some(erasures) = &mut drawn.erasures { erasures.operator = None };
     "crashes.power" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.power = 0 };
     "crashes.all" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.all = 0 };
     "crashes.edges" |drawn| if let Some(crashes) = &mut drawn.crashes { crashes.edges = 0 };

@@ -70,6 +70,7 @@ impl World<'_> {
         if !self.drawn.shape.rotates {
             return;
         }
+        self.read_keys(place);
         let process = &mut self.processes[place];
         let (Some(sealing), Some(disk)) = (process.sealing.clone(), &mut process.disk) else { return };
         // What a disk lost is not to be written as if it were what was there last.
@@ -106,12 +107,21 @@ impl World<'_> {
             // All copies of a superblock were never unreadable at once; so this is an error of ours.
             Err(error) => panic!("the key of replica {place} can't be changed: {error}"),
         }
+        drop(rotated);
+        process.sealing = Some(Arc::new(both));
+        self.read_keys(place);
+    }
+
+    /// Whoever opens a file uses the keys that its superblock names. Those need not be the ones of the start before:
+    /// a power cut brings back an older superblock, if a rotation was killed before it was flushed and nothing was
+    /// flushed since.
+    fn read_keys(&mut self, place: Place) {
+        let process = &mut self.processes[place];
+        let (Some(sealing), Some(disk)) = (&process.sealing, &process.disk) else { return };
         let zone = disk.beginning(SUPERBLOCK_ZONE);
         let named = Superblock::open(&zone).expect("a superblock is there after any interruption").envelope;
-        let candidates = [(*sealing).clone(), both.clone(), both.alone()];
-        let fits = candidates.into_iter().find(|candidate| Some(candidate.envelope()) == named);
-        process.sealing =
-            Some(Arc::new(fits.expect("the superblock names the keys of before or those of after")));
+        let fits = sealing.so_far().find(|candidate| Some(candidate.envelope()) == named);
+        process.sealing = Some(Arc::new(fits.expect("the superblock names keys that the disk had")));
     }
 }
 

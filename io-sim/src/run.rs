@@ -53,28 +53,8 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
     }
     if quiet {
         world.observe(What::Quiet);
-        let patience = world.now.after(LAST_NEWS);
-        while !world.stopped && world.now < patience && world.connections.has_ghosts() {
-            world.run_until(world.now.after(LOOK));
-        }
-        // Leases of edges that died run out, and the last commits reach everybody.
-        let grace = echo + 2 * lease + Duration::from_millis(300);
-        let mut patience = world.now.after(grace);
-        let mut settled = world.now;
-        while !world.stopped && world.now < patience && world.now < settled.after(SETTLED) {
-            world.run_until(world.now.after(LOOK));
-            if !world.has_settled() {
-                settled = world.now;
-            }
-            if world.primary().is_none() && world.now < healed.after(BOUND) {
-                // Leases begin anew with each primary.
-                patience = world.now.after(grace);
-            }
-        }
-        let patience = world.now.after(LAST_COMMITS);
-        while !world.stopped && world.now < patience && !world.has_converged() {
-            world.run_until(world.now.after(LOOK));
-        }
+        settle(&mut world, healed, echo + 2 * lease + Duration::from_millis(300));
+        world.clear_disks();
     }
     let end = (quiet && !world.stopped).then(|| world.end(&world.core_members()));
     let virtual_time = world.now.since(Instant(0));
@@ -97,6 +77,30 @@ pub fn run_recipe<'a>(recipe: &Recipe, observer: &'a mut Observer<'a>, tell: Opt
         leak: world.leak.take(),
         end,
         stopped: world.stopped,
+    }
+}
+
+/// Leases of edges that died run out within `grace`, and the last commits reach everybody.
+fn settle(world: &mut World<'_>, healed: Instant, grace: Duration) {
+    let patience = world.now.after(LAST_NEWS);
+    while !world.stopped && world.now < patience && world.connections.has_ghosts() {
+        world.run_until(world.now.after(LOOK));
+    }
+    let mut patience = world.now.after(grace);
+    let mut settled = world.now;
+    while !world.stopped && world.now < patience && world.now < settled.after(SETTLED) {
+        world.run_until(world.now.after(LOOK));
+        if !world.has_settled() {
+            settled = world.now;
+        }
+        if world.primary().is_none() && world.now < healed.after(BOUND) {
+            // Leases begin anew with each primary.
+            patience = world.now.after(grace);
+        }
+    }
+    let patience = world.now.after(LAST_COMMITS);
+    while !world.stopped && world.now < patience && !world.has_converged() {
+        world.run_until(world.now.after(LOOK));
     }
 }
 

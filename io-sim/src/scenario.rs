@@ -190,7 +190,9 @@ fn still(shape: Shape) -> Drawn {
         latency: Latency { base, uneven: 1, jitter: Duration::ZERO, tail_chance: 0, tail: Duration::ZERO },
         disk: DiskSpeed { read: us(50), write: us(50), flush: us(500) },
         work,
+        turn: Duration::from_micros(30),
         own_lines: false,
+        erasures: None,
         ..Plan::CALM.draw(0)
     }
 }

@@ -96,6 +96,16 @@ impl StandIn {
         Self { before: None, ..self.clone() }
     }
 
+    /// All keys that its disk ever had, the newest first: each alone, and beside the one before.
+    pub(crate) fn so_far(&self) -> impl Iterator<Item = Self> {
+        let (place, changes) = (self.node % NEXT, self.node / NEXT);
+        let nth = move |nth| Self::new(place + nth * NEXT, &self.ledger);
+        (0..=changes).rev().flat_map(move |at| {
+            let beside = at.checked_sub(1).map(|before| nth(before).next());
+            [nth(at)].into_iter().chain(beside)
+        })
+    }
+
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }

@@ -21,6 +21,7 @@ pub(crate) struct Frame<'a> {
     #[serde(borrow)]
     pub(crate) connect: Option<&'a RawValue>,
     pub(crate) publish: Option<Published>,
+    pub(crate) erase: Option<Published>,
     pub(crate) room_open: Option<Opened>,
     pub(crate) subscribe: Option<Subscribed>,
     #[serde(borrow)]
@@ -141,17 +142,24 @@ pub(crate) struct Message<'a> {
     _last_reply: Option<&'a str>,
     #[serde(deserialize_with = "digest")]
     chain: Digest,
-    #[serde(deserialize_with = "hex")]
+    /// Of a message whose content is gone, in place of salt and body.
+    #[serde(default)]
+    erased: bool,
+    #[serde(default, deserialize_with = "some_digest")]
+    content: Option<Digest>,
+    #[serde(default, deserialize_with = "hex")]
     salt: [u8; 16],
     content_type: String,
     #[serde(borrow)]
-    body: &'a RawValue,
+    body: Option<&'a RawValue>,
 }
 
 impl Message<'_> {
     pub(crate) fn seen(self, room: &str) -> SeenMessage {
-        let json = self.body.get();
-        let body = if self.content_type == "application/json" {
+        let is_whole = self.body.is_some();
+        assert_eq!((self.erased, self.content.is_some()), (!is_whole, !is_whole), "whole, or erased");
+        let json = self.body.map_or("", RawValue::get);
+        let body = if !is_whole || self.content_type == "application/json" {
             json.to_owned()
         } else {
             serde_json::from_str(json).unwrap_or_else(|why| panic!("a body that is no string: {why}"))
@@ -169,6 +177,7 @@ impl Message<'_> {
             content_type: self.content_type,
             salt: self.salt,
             chain: self.chain,
+            erased: self.content,
             body: body.into_bytes(),
         }
     }
@@ -236,6 +245,11 @@ fn digit(text: u8) -> Option<u8> {
 fn digest<'de, D: Deserializer<'de>>(from: D) -> Result<Digest, D::Error> {
     hex(from).map(Digest)
 }
+
+fn some_digest<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
+    digest(from).map(Some)
+}
+
 /// Whether a line tells who types that it is no longer in its room: history went on without it.
 pub(crate) fn is_out(line: &[u8]) -> bool {
     line.starts_with(format!("! {} ", ErrorCode::PositionGone.code()).as_bytes())

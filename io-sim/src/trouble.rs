@@ -45,6 +45,8 @@ pub enum Trouble {
     Intrusion,
     /// The operator looks after the members.
     Operate,
+    /// An operator erases messages.
+    Clear,
     /// An operator moves the lead.
     HandOver,
     /// A process restarts into another release.
@@ -91,7 +93,7 @@ impl World<'_> {
     }
 
     /// What comes by itself, and how long after the one before in the mean, if it was drawn.
-    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 15] {
+    fn kinds_of_trouble(&self) -> [(Option<Duration>, Trouble); 16] {
         [
             (self.drawn.crashes.as_ref().map(|knob| knob.every), Trouble::Crash),
             (self.drawn.partitions.as_ref().map(|knob| knob.every), Trouble::Partition),
@@ -108,6 +110,7 @@ impl World<'_> {
             (self.drawn.full_disk.as_ref().map(|knob| knob.every), Trouble::FullDisk),
             (self.drawn.members.as_ref().map(|knob| knob.every), Trouble::Operate),
             (self.drawn.rolling.as_ref().map(|knob| knob.every), Trouble::Restart),
+            (self.drawn.erasures.and_then(|knob| knob.operator), Trouble::Clear),
         ]
     }
 
@@ -164,6 +167,7 @@ impl World<'_> {
             Trouble::Redeem(since) => self.redeem(since),
             Trouble::Intrusion => self.intrude(),
             Trouble::Operate => self.operate(),
+            Trouble::Clear => self.clear_something(),
             Trouble::HandOver => self.some_hand_over(),
             Trouble::Restart => self.some_restart(),
             Trouble::Swap(place, binary) => self.swap(place, binary),

@@ -14,6 +14,7 @@ use tigerchat_core::wire::chat::Key;
 
 use crate::clock::wall;
 use crate::connections::Connections;
+use crate::erasing::{Erasers, Erasure};
 use crate::faults::{Drawn, Work};
 use crate::history::{Asked, CallId, Ends, UserId, Way, What};
 use crate::network::Place;
@@ -48,9 +49,10 @@ pub struct Users {
     /// Lines that are still to be typed: nobody who types waits for an answer.
     lines: u32,
     /// The highest sequence that was acknowledged to anybody, by room.
-    heads: BTreeMap<String, u64>,
+    pub(crate) heads: BTreeMap<String, u64>,
     /// What some of them know of threads and pages.
     readers: Readers,
+    pub(crate) erasers: Erasers,
     pub(crate) random: Random,
     pub operations: u64,
 }
@@ -134,6 +136,7 @@ struct Call {
 pub(crate) enum Wanted {
     Open(String),
     Publish(Message),
+    Erase(Erasure),
     History {
         room: String,
         asked: Asked,
@@ -200,6 +203,7 @@ impl Users {
             lines: work.operations / 6,
             heads: BTreeMap::new(),
             readers: Readers::new(seed),
+            erasers: Erasers::new(drawn, seed),
             random: Random::new(seed, "users", 1),
             operations: 0,
         }
@@ -249,6 +253,12 @@ impl Users {
             self.users.iter().filter(|user| is_here(user, room)).map(|user| user.name.clone()).collect()
         };
         self.rooms.iter().map(|room| (room.clone(), present(room))).collect()
+    }
+
+    /// Somebody was told of a message at this place.
+    pub(crate) fn saw_head(&mut self, room: &str, seq: u64) {
+        let head = self.heads.entry(room.to_owned()).or_default();
+        *head = seq.max(*head);
     }
 
     /// Begins a call; it is asked when there is a connection.
@@ -328,6 +338,7 @@ impl Users {
                 let of = if *parent > 0 { format!(r#","parent":"{parent}""#) } else { String::new() };
                 format!(r#"{{"id":{id},"publish":{{"room":"{room}","key":"{key}"{of},"body":{body}}}}}"#)
             }
+            Wanted::Erase(erasure) => erasure.said(),
             Wanted::History { room, asked, linearizable } => {
                 let how = if *linearizable { r#","consistency":"linearizable""# } else { "" };
                 let page = crate::reading::said(asked);
@@ -529,14 +540,14 @@ impl World<'_> {
             }
             return;
         }
-        let Frame { id, error, push, publish, subscribe, history, room_open, unsubscribe, connect } =
+        let Frame { id, error, push, publish, erase, subscribe, history, room_open, unsubscribe, connect } =
             speech::read(payload);
         let call = CallId(id.into());
         if let Some(push) = push {
             self.on_push(user, push);
         } else if let Some(error) = error {
             self.on_error(user, call, error.error());
-        } else if let Some(published) = publish {
+        } else if let Some(published) = publish.or(erase) {
             self.on_published(user, call, &published);
         } else if let Some(subscribed) = subscribe {
             self.on_subscribed(user, call, &subscribed);
@@ -591,7 +602,9 @@ impl World<'_> {
         }
         let id = self.users.users[user].id;
         match self.users.finish(user, call) {
-            Some(Wanted::Publish(_) | Wanted::History { .. } | Wanted::Subscribe { .. }) => {
+            Some(
+                Wanted::Publish(_) | Wanted::Erase(_) | Wanted::History { .. } | Wanted::Subscribe { .. },
+            ) => {
                 self.observe(What::Refused { user: id, call, error });
             }
             // A script may ask for what no user of a swarm does: a room that can have no such name.
@@ -609,17 +622,26 @@ impl World<'_> {
     }
 
     fn on_published(&mut self, user: usize, call: CallId, published: &speech::Published) {
-        let Some(Wanted::Publish(message)) = self.users.finish(user, call) else { return };
         let speech::Published { seq, op, index, time, epoch, chain, duplicate } = *published;
-        let head = self.users.heads.entry(message.room.clone()).or_default();
-        *head = seq.max(*head);
-        self.users.readers.saw(&message.room, time);
+        let Some(wanted) = self.users.finish(user, call) else { return };
         self.saw(user, op);
-        let one = &mut self.users.users[user];
-        if one.remembered.len() < REMEMBERED && !one.remembered.iter().any(|other| other.call == call) {
-            one.remembered.push(message);
+        match wanted {
+            Wanted::Publish(message) => {
+                self.users.saw_head(&message.room, seq);
+                self.users.readers.saw(&message.room, time);
+                self.users.erasers.said(user, &message, (epoch, seq));
+                let remembered = &mut self.users.users[user].remembered;
+                if remembered.len() < REMEMBERED && !remembered.iter().any(|other| other.call == call) {
+                    remembered.push(message);
+                }
+            }
+            Wanted::Erase(erasure) => {
+                self.users.saw_head(&erasure.room, seq);
+                self.users.erasers.erased(user, erasure);
+            }
+            other => panic!("{other:?} was answered as what is published"),
         }
-        let user = one.id;
+        let user = self.users.users[user].id;
         self.observe(What::Acknowledged { user, call, seq, op, index, time, chain, epoch, duplicate });
     }
 
@@ -658,6 +680,11 @@ impl World<'_> {
         let Some(home) = self.users.users[user].home.as_ref().filter(|home| home.open) else { return };
         let connection = home.connection;
         let said = self.users.said(call);
+        if let Some(Call { what: Wanted::Subscribe { room, .. } | Wanted::Resume(room), .. }) =
+            self.users.calls.get(&call)
+        {
+            self.observe_question(user, room.clone());
+        }
         if let Some(call) = self.users.calls.get_mut(&call) {
             (call.asked, call.owed) = (self.now, true);
         }
@@ -689,14 +716,21 @@ impl World<'_> {
         if self.users.random.chance(self.users.work.again) && !self.users.users[user].remembered.is_empty() {
             return self.send_again(user);
         }
-        let wanted = self.users.choose(user, now);
+        if self.erase_again(user) {
+            return;
+        }
+        let wanted = self.users.some_erasure(user, now);
+        let wanted = wanted.unwrap_or_else(|| self.users.choose(user, now));
         self.set_out(user, wanted);
     }
 
     /// A publish that was answered long ago is sent once more: the same call, the same key.
     pub(crate) fn send_again(&mut self, user: usize) {
         let message = self.users.random.pick(&self.users.users[user].remembered).clone();
-        let (call, what) = (message.call, Wanted::Publish(message));
+        self.repeat(user, message.call, Wanted::Publish(message));
+    }
+
+    pub(crate) fn repeat(&mut self, user: usize, call: CallId, what: Wanted) {
         let again = Call { user, what, asked: self.now, owed: false, answered: true };
         self.users.calls.insert(call, again);
         let in_flight = &mut self.users.users[user].in_flight;
@@ -710,6 +744,7 @@ impl World<'_> {
         let call = self.users.begin(user, wanted.clone(), self.now);
         let (id, author) = (self.users.users[user].id, self.users.users[user].name.clone());
         match wanted {
+            Wanted::Erase(erasure) => self.observe_erasure(user, &erasure),
             Wanted::Publish(Message { room, key, parent, body, .. }) => {
                 self.observe(What::Published { user: id, call, room, author, key, parent, body });
             }

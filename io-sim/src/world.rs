@@ -21,6 +21,7 @@ use tigerchat_core::wire::frame::{Command, FRAME_HEADER};
 
 use crate::Observer;
 use crate::aim::{Aim, Point, Side, Struck, Zone};
+use crate::clearing::Clearing;
 use crate::clock::{Skew, wall};
 use crate::connections::{Connections, Crossing};
 use crate::deposed::Deposed;
@@ -103,6 +104,7 @@ pub struct World<'a> {
     pub marks: Marks,
     pub(crate) deposed: Option<Deposed>,
     pub(crate) outsider: Outsider,
+    pub(crate) clearing: Clearing,
     /// Views in which some replica was normal.
     pub views: BTreeSet<u64>,
     /// How many of them there were when last looked at.
@@ -170,6 +172,7 @@ impl<'a> World<'a> {
             marks: Marks::default(),
             deposed: None,
             outsider: Outsider::default(),
+            clearing: Clearing::default(),
             views: BTreeSet::new(),
             views_seen: 1,
             upgrade_met: false,
@@ -407,7 +410,7 @@ impl<'a> World<'a> {
     pub(crate) fn inform(&mut self, place: Place, inbound: Inbound) {
         if self.processes[place].is_up() {
             self.processes[place].inbox.push(inbound);
-            let at = self.soon(Duration::from_micros(30));
+            let at = self.soon(self.drawn.turn);
             self.plan_turn(place, at);
         }
     }

@@ -28,6 +28,7 @@ pub fn told(what: &What) -> String {
         | What::StateLost { .. }
         | What::Crashed { .. }
         | What::Started { .. }
+        | What::Cleared { .. }
         | What::Waits { .. } => of_replica(what),
         What::Fuller { at, load: Load { what, holds, limit } } => {
             format!("{}: {what}: {holds} of {limit} at most", name_of(*at))
@@ -73,6 +74,11 @@ fn of_replica(what: &What) -> String {
         What::Crashed { replica, power: true } => format!("replica {} lost power", replica.0),
         What::Crashed { replica, power: false } => format!("replica {} was killed", replica.0),
         What::Started { replica } => format!("replica {} started", replica.0),
+        What::Cleared { replica, due, op, holds } => format!(
+            "replica {} says that what was erased up to op {op} (asked: {due}) is gone; of {} bodies there is something",
+            replica.0,
+            holds.len()
+        ),
         What::Waits { replica, what } => format!("replica {}: {what}", replica.0),
         other => format!("{other:?}"),
     }
@@ -94,6 +100,10 @@ fn of_user(what: &What) -> String {
             call.0,
             if *duplicate { ", a duplicate" } else { "" }
         ),
+        What::Erases { user, call, room, seq } => {
+            format!("user {} erases message {seq} of {room}: call {}", user.0, call.0)
+        }
+        What::Subscribes { user, room } => format!("user {} asks to be subscribed to {room}", user.0),
         What::Refused { user, call, error } => {
             format!("user {} has call {} refused: {}", user.0, call.0, error.entry().name)
         }

@@ -24,7 +24,7 @@ cargo xtask COMMAND
   faults   kills, stops, cuts off and damages real processes on loopback, and prints one table; `faults --help` says more
   growth   says millions of messages to a shard of processes and prints how cost grows; `growth --help` says more
   hazards  checks that every test and every bug that docs/hazards.md names exists
-  mutants  makes small mistakes in core/src/vsr, one at a time, and looks whether tests or swarm notice
+  mutants  makes small mistakes in core/src/vsr or store, one at a time, and looks whether tests or swarm notice
   purity   checks that core cannot reach a clock, a socket, a thread or the operating system
   tidy     checks lengths, leftovers, silenced lints and traces of one machine";
 

@@ -19,7 +19,7 @@ use crate::wire::codec::Malformed;
 use crate::wire::retention::RETAINED;
 
 /// Most blocks that one answer is made of: it ends early, with `more`, where the next one would be needed. They have
-/// to be in memory all at once, and whoever asks for a page waits for them one after the other.
+/// to be in memory all at once.
 pub(super) const BLOCKS_MAX: u32 = 24;
 
 /// An answer with a head and room for items behind it.
@@ -80,6 +80,8 @@ impl Page<'_> {
 struct Few<'a> {
     blocks: &'a mut dyn Blocks,
     left: u32,
+    /// Those that were named as needed, the one that is not here among them.
+    expected: u32,
     /// Another one was asked for.
     are_spent: bool,
 }
@@ -89,6 +91,13 @@ impl Blocks for Few<'_> {
         self.are_spent = self.left == 0;
         self.left = self.left.checked_sub(1)?;
         self.blocks.get(reference)
+    }
+
+    fn expect(&mut self, reference: &BlockRef) {
+        if !self.are_spent && self.expected <= self.left {
+            self.expected += 1;
+            self.blocks.expect(reference);
+        }
     }
 }
 
@@ -142,7 +151,7 @@ fn history(
     let from = if from == 0 { (head + 1).saturating_sub(u64::from(limit)).max(first) } else { from };
     let Some(mut page) = begin(chat, None, Some(id), answer) else { return Ok(()) };
     let mut messages = reader::Page::new(id, from, Direction::Up, limit, first, head);
-    let mut few = Few { blocks, left: BLOCKS_MAX, are_spent: false };
+    let mut few = Few { blocks, left: BLOCKS_MAX, expected: 0, are_spent: false };
     let (mut next, mut is_whole) = (from, Ok(()));
     let ended = messages.go_on(&chat.forest.view(), &mut few, &mut |record| {
         match message::event(&chat.rooms, record) {

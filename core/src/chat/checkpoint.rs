@@ -86,7 +86,7 @@ fn restore_keys(chat: &mut Chat) -> Result<(), Malformed> {
         require((1..=chat.rooms.get(used.room.get()).head).contains(&used.seq.get()))?;
         require(chat.dedup.restore_used(used))?;
     }
-    require(chat.dedup.is_restored())
+    require(chat.dedup.finish_restore())
 }
 
 fn restore_presence(chat: &mut Chat) -> Result<(), Malformed> {

@@ -4,8 +4,9 @@
 //! the oldest key leaves and the horizon moves up to it: the author's own when they hold their share of the table,
 //! else the shard's. Keys before a horizon are refused, unless they are still remembered.
 //!
-//! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in leftist heaps; a binary heap
-//! of authors by their oldest key finds the oldest of all. Both cost O(log n) in the worst case, whatever keys
+//! "Oldest" is by the time inside the key, then by slot. Authors hold their keys in a list as long as each is newer than
+//! the one before, which is the rule and costs nothing, and the others in a leftist heap; a binary heap
+//! of authors by their oldest key finds the oldest of all. Both heaps cost O(log n) in the worst case, whatever keys
 //! clients invent. Their shapes differ from replica to replica; what they yield does not. Keys, authors and the
 //! horizon are also rows of the forest, written as they change ([`super::tables`]); heaps and indexes are made anew.
 
@@ -61,7 +62,7 @@ impl Used {
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// A used key's place in its author's leftist heap, with what decides it: whoever walks a heap of many keys pays for
+/// A used key's place in its author's list (`left` is the next one) or leftist heap, with what decides it: whoever walks a heap of many keys pays for
 /// each line of memory that is touched.
 #[derive(Clone, Copy)]
 struct Links {
@@ -69,13 +70,19 @@ struct Links {
     unix_ms: u64,
     left: u32,
     right: u32,
-    /// Length of the right spine.
-    rank: u8,
+    /// Lengths of the right spines of both: so that who walks down one needs not look at the other.
+    left_rank: u8,
+    right_rank: u8,
 }
 
 impl Links {
     fn alone(used: &Used) -> Self {
-        Self { unix_ms: used.unix_ms(), left: NONE, right: NONE, rank: 1 }
+        Self { unix_ms: used.unix_ms(), left: NONE, right: NONE, left_rank: 0, right_rank: 0 }
+    }
+
+    /// Length of its own right spine.
+    fn rank(&self) -> u8 {
+        self.right_rank + 1
     }
 }
 
@@ -87,7 +94,10 @@ struct Author {
     /// Keys of theirs before this time are refused, milliseconds.
     horizon: u64,
     keys: u32,
-    /// The oldest of them.
+    /// Those that came in the order of their age: the oldest and the newest.
+    first: u32,
+    last: u32,
+    /// Of the others the oldest.
     root: u32,
     /// Place in the heap of authors.
     place: u32,
@@ -224,7 +234,7 @@ impl Dedup {
         true
     }
 
-    /// From a checkpoint, in order of slots. False: there can be no such key.
+    /// From a checkpoint, in order of slots, and then [`Self::finish_restore`]. False: there can be no such key.
     pub(super) fn restore_used(&mut self, used: Used) -> bool {
         let (room, author) = (used.room.get(), used.author.get());
         let possible = self.len() < self.limit
@@ -234,13 +244,28 @@ impl Dedup {
         if possible {
             self.used.push(used);
             self.links.push(Links::alone(&used));
-            self.attach(self.len() - 1);
+            self.index.insert(self.hash(room, author, &used.key), self.len() - 1);
+            self.authors[author as usize].keys += 1;
         }
         possible
     }
 
-    /// Whether every author that was restored has a key: one without would never leave.
-    pub(super) fn is_restored(&self) -> bool {
+    /// Makes the lists, of all keys at once.
+    /// False: some author has no key, and would never leave.
+    pub(super) fn finish_restore(&mut self) -> bool {
+        let slots = (0..).zip(&self.used);
+        let mut ages: Vec<(u32, u64, u32)> =
+            slots.map(|(slot, used)| (used.author.get(), used.unix_ms(), slot)).collect();
+        ages.sort_unstable();
+        for of_author in ages.chunk_by(|a, b| a.0 == b.0) {
+            let (author, _, first) = of_author[0];
+            for pair in of_author.windows(2) {
+                self.links[pair[0].2 as usize].left = pair[1].2;
+            }
+            let entry = &mut self.authors[author as usize];
+            (entry.first, entry.last) = (first, of_author.last().map_or(first, |newest| newest.2));
+            self.enter_ages(author);
+        }
         self.authors().all(|(_, author)| author.keys > 0)
     }
 
@@ -260,7 +285,8 @@ impl Dedup {
 
     fn put_author(&mut self, slot: u32, tenant: TenantId, name: UserName, horizon: u64) {
         self.author_index.insert(self.author_hash(tenant, name.as_bytes()), slot);
-        let author = Author { tenant, name, horizon, keys: 0, root: NONE, place: NONE };
+        let (first, last, root) = (NONE, NONE, NONE);
+        let author = Author { tenant, name, horizon, keys: 0, first, last, root, place: NONE };
         // A checkpoint may leave out free slots below this one.
         while self.authors.len() <= slot as usize {
             self.authors.push(author);
@@ -273,14 +299,26 @@ impl Dedup {
         tables::put_author(forest, slot, tenant, horizon, name);
     }
 
-    /// Puts a key that is in its slot into the index and into its author's heap.
+    /// Puts a key that is in its slot into the index and into its author's list, or heap if it is not the newest there.
     fn attach(&mut self, slot: u32) {
         let used = self.used[slot as usize];
         let author = used.author.get();
         self.index.insert(self.hash(used.room.get(), author, &used.key), slot);
         self.authors[author as usize].keys += 1;
-        let root = self.merge(self.authors[author as usize].root, slot);
-        self.authors[author as usize].root = root;
+        let Author { last, root, .. } = self.authors[author as usize];
+        if last == NONE {
+            (self.authors[author as usize].first, self.authors[author as usize].last) = (slot, slot);
+        } else if self.is_older(last, slot) {
+            self.links[last as usize].left = slot;
+            self.authors[author as usize].last = slot;
+        } else {
+            self.authors[author as usize].root = self.merge(root, slot).0;
+        }
+        self.enter_ages(author);
+    }
+
+    /// Moves an author to their place among the others, also one who had none.
+    fn enter_ages(&mut self, author: u32) {
         if self.authors[author as usize].place == NONE {
             self.authors[author as usize].place = self.by_age.len() as u32;
             self.by_age.push(author);
@@ -290,12 +328,17 @@ impl Dedup {
 
     /// Removes the oldest key of an author. Returns its slot and time.
     fn remove_oldest(&mut self, author: u32) -> (u32, u64) {
-        let slot = self.authors[author as usize].root;
+        let slot = self.oldest(author);
         let (used, links) = (self.used[slot as usize], self.links[slot as usize]);
         self.index.remove(self.hash(used.room.get(), author, &used.key), slot);
-        let root = self.merge(links.left, links.right);
+        if slot == self.authors[author as usize].first {
+            let entry = &mut self.authors[author as usize];
+            entry.first = links.left;
+            entry.last = if links.left == NONE { NONE } else { entry.last };
+        } else {
+            self.authors[author as usize].root = self.merge(links.left, links.right).0;
+        }
         let entry = &mut self.authors[author as usize];
-        entry.root = root;
         entry.keys -= 1;
         if entry.keys > 0 {
             self.settle(author);
@@ -319,21 +362,22 @@ impl Dedup {
         (self.links[a as usize].unix_ms, a) < (self.links[b as usize].unix_ms, b)
     }
 
-    /// Joins two leftist heaps: along their right spines, which are logarithmic.
-    fn merge(&mut self, a: u32, b: u32) -> u32 {
+    /// Joins two leftist heaps: along their right spines, which are logarithmic. The root, and the length of its spine.
+    fn merge(&mut self, a: u32, b: u32) -> (u32, u8) {
         if a == NONE || b == NONE {
-            return a.min(b);
+            let root = a.min(b);
+            return (root, self.links.get(root as usize).map_or(0, Links::rank));
         }
         let (older, newer) = if self.is_older(a, b) { (a, b) } else { (b, a) };
-        let Links { unix_ms, left, right, .. } = self.links[older as usize];
-        let right = self.merge(right, newer);
-        let (left, right) = if self.rank(left) < self.rank(right) { (right, left) } else { (left, right) };
-        self.links[older as usize] = Links { unix_ms, left, right, rank: self.rank(right) + 1 };
-        older
-    }
-
-    fn rank(&self, slot: u32) -> u8 {
-        if slot == NONE { 0 } else { self.links[slot as usize].rank }
+        let Links { unix_ms, left, right, left_rank, .. } = self.links[older as usize];
+        let (right, right_rank) = self.merge(right, newer);
+        let links = if left_rank < right_rank {
+            Links { unix_ms, left: right, right: left, left_rank: right_rank, right_rank: left_rank }
+        } else {
+            Links { unix_ms, left, right, left_rank, right_rank }
+        };
+        self.links[older as usize] = links;
+        (older, links.rank())
     }
 
     /// Moves an author to their place in the heap of authors after their oldest key changed.
@@ -372,8 +416,14 @@ impl Dedup {
         self.authors[author as usize].place = at as u32;
     }
 
+    /// The oldest key of an author who has one.
+    fn oldest(&self, author: u32) -> u32 {
+        let Author { first, root, .. } = self.authors[author as usize];
+        if first == NONE || root != NONE && self.is_older(root, first) { root } else { first }
+    }
+
     fn is_older_author(&self, a: u32, b: u32) -> bool {
-        self.is_older(self.authors[a as usize].root, self.authors[b as usize].root)
+        self.is_older(self.oldest(a), self.oldest(b))
     }
 
     fn hash(&self, room: RoomId, author: u32, key: &[u8; 16]) -> u32 {
@@ -446,8 +496,24 @@ mod tests {
                 let found = dedup.find(0, TenantId(1), NAMES[author], Key(key.key));
                 prop_assert_eq!(found.map(|found| found.key), Some(key.key));
             }
-            let ranks = dedup.links.iter().map(|links| links.rank).max();
+            let ranks = dedup.links.iter().map(Links::rank).max();
             prop_assert!(ranks < Some(6), "right spines are logarithmic");
+            // From a checkpoint the heaps have another shape, and the same keys leave.
+            let mut other = Dedup::new(&limits, 7);
+            other.restore_horizon(dedup.horizon);
+            for (slot, author) in dedup.authors() {
+                let name = core::str::from_utf8(author.name.as_bytes()).unwrap();
+                prop_assert!(other.restore_author(slot, author.tenant, name, author.horizon));
+            }
+            prop_assert!(dedup.used.iter().all(|used| other.restore_used(*used)));
+            prop_assert!(other.finish_restore());
+            for (number, author) in (1_000..1_200).zip((0..NAMES.len()).cycle()) {
+                for dedup in [&mut dedup, &mut other] {
+                    dedup.insert(&mut forest, TenantId(1), NAMES[author], used(number / 3 % 400, number));
+                }
+                prop_assert_eq!(&dedup.used, &other.used);
+                prop_assert_eq!(dedup.horizon, other.horizon);
+            }
         }
     }
 }

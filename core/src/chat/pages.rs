@@ -38,6 +38,8 @@ struct Few<'a> {
     blocks: &'a mut dyn Blocks,
     seen: Vec<BlockRef>,
     most: usize,
+    /// Others that were named so far as needed later.
+    expected: usize,
     /// Another one was asked for.
     are_spent: bool,
 }
@@ -53,6 +55,14 @@ impl Blocks for Few<'_> {
             self.seen.push(*reference);
         }
         self.blocks.get(reference)
+    }
+
+    fn expect(&mut self, reference: &BlockRef) {
+        let is_known = self.seen.contains(reference);
+        if is_known || !self.are_spent && self.seen.len() + self.expected < self.most {
+            self.expected += usize::from(!is_known);
+            self.blocks.expect(reference);
+        }
     }
 }
 
@@ -91,7 +101,7 @@ pub(super) fn answer(
     blocks: &mut dyn Blocks,
     answer: &mut dyn PutAnswer,
 ) -> Result<(), Unanswered> {
-    let mut few = Few { blocks, seen: Vec::new(), most: BLOCKS_MAX as usize, are_spent: false };
+    let mut few = Few { blocks, seen: Vec::new(), most: BLOCKS_MAX as usize, expected: 0, are_spent: false };
     let line = match Line::of(chat, id, query.thread, &mut few)? {
         Ok(line) => line,
         Err(error) => {
@@ -192,8 +202,15 @@ impl Line {
         let kept = if newer > 0 && older > 0 { few.left() / 2 } else { 0 };
         let room = if kept > 0 { page.answer.remaining() / 2 } else { 0 };
         few.most -= kept;
-        let up = self.go(chat, (at, Direction::Up), (newer, until), few, (page, room))?;
+        let up = self.go(chat, (at, Direction::Up), (newer, until), few, (page, room));
         few.most += kept;
+        if let (Err(Unanswered::Needs(_)), false) = (&up, self.is_thread) {
+            // It goes the other way afterwards: that needs no messages to be known.
+            let (first, last) = (self.first, until - 1);
+            let down = reader::Page::new(self.room, at - 1, Direction::Down, older, first, last);
+            down.expect(&chat.forest.view(), few);
+        }
+        let up = up?;
         let down = self.go(chat, (at - 1, Direction::Down), (older, until), few, (page, 0))?;
         Ok(Got { low: at - down, high: at + up - 1 })
     }
@@ -219,14 +236,20 @@ impl Line {
             return Ok(count);
         }
         let (first, head) = (chat.first(self.room), chat.rooms.get(self.room).head);
-        for seq in self.replies(chat, (from, direction), (limit, until), few)? {
+        let replies = self.replies(chat, (from, direction), (limit, until), few)?;
+        for (nth, seq) in replies.iter().copied().enumerate() {
             let mut is_put = false;
             let mut put = |record: &Record<'_>| {
                 is_put = put(chat, record, page, room)?;
                 Ok(is_put)
             };
-            let one = reader::Page::new(self.room, seq, Direction::Up, 1, first, head);
-            self.read(chat, one, few, &mut put)?;
+            let message = |seq| reader::Page::new(self.room, seq, Direction::Up, 1, first, head);
+            if let Err(why) = self.read(chat, message(seq), few, &mut put) {
+                // Where the others lie is known too.
+                let view = chat.forest.view();
+                replies[nth + 1..].iter().for_each(|seq| message(*seq).expect(&view, few));
+                return Err(why);
+            }
             if !is_put {
                 break;
             }

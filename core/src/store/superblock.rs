@@ -286,11 +286,22 @@ impl Superblock {
 
     /// Seals one copy into `image` ([`Self::COPY`] bytes).
     pub fn write_copy(&self, copy: usize, image: &mut [u8]) {
+        self.write_copy_of(&self.payload(), copy, image);
+    }
+
+    /// What all copies of it hold.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
         let payload = self.encode();
+        debug_assert_eq!(Self::decode(&payload).as_ref(), Ok(self), "what is written reads back");
+        payload
+    }
+
+    /// The same as [`Self::write_copy`], of a payload that was made before.
+    pub fn write_copy_of(&self, payload: &[u8], copy: usize, image: &mut [u8]) {
         let place = self.config.place(Zone::Superblock);
         let stamp = Stamp { op: self.sequence, view: copy as u64, witness: 0, index: 0 };
-        sector::seal(place, Self::copy_offset(copy), stamp, &payload, image);
-        debug_assert_eq!(Self::decode(&payload).as_ref(), Ok(self), "what is written reads back");
+        sector::seal(place, Self::copy_offset(copy), stamp, payload, image);
     }
 
     /// The release that a binary must run to open this file: that of the newest entry that is named here.

@@ -16,7 +16,6 @@
 
 use alloc::vec::Vec;
 
-use super::PIPELINE_MAX;
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
@@ -35,6 +34,10 @@ use crate::wire::frame::{Command, Frame};
 pub(super) const FETCHES_MAX: usize = 16;
 /// Blocks that one request names at most.
 pub(super) const ASKED_MAX: usize = 8;
+/// Blocks of a checkpoint that is taken over, on their way at a time.
+pub(super) const PARTS_MAX: usize = 2 * ASKED_MAX;
+/// Blocks being read for peers at a time.
+pub(super) const SERVED_MAX: usize = 24;
 /// Peers that were asked in a row for a block and did not have it, after which whoever wants it has to do without.
 const IN_VAIN_MAX: u32 = 8;
 
@@ -364,7 +367,7 @@ impl<M: Machine> Replica<M> {
         }
         let serving = &self.blocks.serving;
         let read = serving.iter().any(|(other, _)| other.address == reference.address);
-        if read || serving.len() >= PIPELINE_MAX {
+        if read || serving.len() >= SERVED_MAX {
             return self.ignore(Ignored::NoRoom);
         }
         if self.read_block(&reference, |address| Waits::BlockServed { address }, effects) {

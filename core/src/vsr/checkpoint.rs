@@ -16,6 +16,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -28,13 +29,20 @@ use crate::store::forest::{Forest, Standing};
 use crate::store::grid::block::{self, BlockRef};
 use crate::store::sector::Zone;
 use crate::store::superblock::CheckpointRef;
+use crate::types::Instant;
 use crate::wire::codec::{Malformed, Reader};
 use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
 
-/// Steps of the work in a turn that make a block or two: what a commit may have to wait for.
+/// Steps of the work in a turn that make a block or two, when nothing else is to be done.
 const STEPS: u32 = 2;
+/// The same at most when the work keeps pace with ops: what a commit may have to wait for.
+const STEPS_PACED: u32 = 8;
 /// The same when commits wait for the work in any case.
 const STEPS_AWAITED: u32 = 16;
+/// Nothing was executed for so long, and nothing is about to be: the work need not make room for it.
+const QUIET: Duration = Duration::from_millis(20);
+/// Nothing was executed for so long, whatever is about to be.
+const STILL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 pub(super) struct Checkpointing {
@@ -48,6 +56,11 @@ pub(super) struct Checkpointing {
     /// See [`Replica::cleared`]: of the grid, as of the checkpoint that is named.
     cleared: u64,
     tail: Vec<u8>,
+    /// Blocks that the work is expected to make, so that it is paced by ops.
+    expected: u64,
+    /// The op that was executed last, and when that was seen.
+    executed: u64,
+    executed_at: Instant,
     /// Blocks that the forest wants, while they are looked for.
     wanted: Vec<BlockRef>,
 }
@@ -88,6 +101,7 @@ impl<M: Machine> Replica<M> {
         forest.freeze(self.executed.op.get(), &tail);
         // The op that is executed next is committed: so what the checkpoint before released is nobody's any more.
         forest.begin();
+        self.checkpointing.expected = forest.work_expected();
         self.checkpointing.tail = tail;
         self.checkpointing.stage = Stage::Working { header: self.executed };
         true
@@ -106,7 +120,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Whether a checkpoint is being made, written or named.
-    pub(super) fn is_checkpointing(&self) -> bool {
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
         self.checkpointing.stage != Stage::Idle
     }
 
@@ -151,11 +166,14 @@ impl<M: Machine> Replica<M> {
         if self.state_lost || self.sync.as_ref().is_some_and(super::sync::Sync::stops_work) {
             return;
         }
-        let mut steps = if self.checkpointing.due { STEPS_AWAITED } else { STEPS };
-        // When nothing of it is on its way, no completion would bring the next turn.
-        while steps > 0 || self.blocks.is_idle() {
+        let (mut steps, most) = self.checkpoint_pace(&header);
+        // When nothing of it is on its way, no completion would bring the next turn: but ops do.
+        while steps > 0 || (most == u64::MAX && self.blocks.is_idle()) {
             self.give_wanted(effects);
             let made = self.machine.forest_mut().writer().made();
+            if made >= most {
+                break;
+            }
             match self.machine.forest_mut().advance(1) {
                 Ok(Standing::More) => {}
                 Ok(Standing::Reads | Standing::Writes) => break,
@@ -170,6 +188,30 @@ impl<M: Machine> Replica<M> {
             self.write_blocks(effects);
         }
         self.write_blocks(effects);
+    }
+
+    /// How many steps the work may take in this turn, and how many blocks it may have made then.
+    ///
+    /// While ops go on, blocks are made in the measure of ops: after three quarters of the interval all should be. So no
+    /// commit waits for more than its share, however many messages an op brings, and when the next checkpoint is due
+    /// nothing is left over for which everybody would have to wait. (Measured: two blocks a turn were too few where
+    /// turns were long, and commits stood still for seconds at the end of each interval.)
+    fn checkpoint_pace(&mut self, header: &EntryHeader) -> (u32, u64) {
+        let (now, executed) = (self.now.mono, self.executed.op.get());
+        let pace = &mut self.checkpointing;
+        if pace.executed != executed {
+            (pace.executed, pace.executed_at) = (executed, now);
+        }
+        if pace.due {
+            return (STEPS_AWAITED, u64::MAX);
+        }
+        // On a machine that is busy an op takes longer than a moment: while one is under way nothing is quiet.
+        let quiet = if self.journal.head > executed { STILL } else { QUIET };
+        if now.since(pace.executed_at) >= quiet {
+            return (STEPS, u64::MAX);
+        }
+        let span = (self.config.layout.interval() * 3 / 4).max(1);
+        (STEPS_PACED, pace.expected * (executed - header.op.get()).max(1) / span + 1)
     }
 
     /// Hands the work the blocks that it waits for, from wherever they are; starts reading what is nowhere in memory.

@@ -12,9 +12,13 @@ use crate::pool::Message;
 use crate::types::EdgeId;
 use crate::wire::entry::{ENTRY_HEADER, EntryHeader, RequestHeader, RequestKind, Requests};
 
+/// Entries executed in a turn at most while those that follow are still being read.
+const BEHIND_MAX: usize = 2;
+
 impl<M: Machine> Replica<M> {
     /// Executes as far as possible; starts reading what is not in memory.
     pub(super) fn commit_what_can(&mut self, effects: &mut Effects) {
+        let mut behind = 0;
         while self.status == Status::Normal && self.sync.is_none() && !self.state_lost {
             let next = self.commit_min() + 1;
             if next > self.commit_max.min(self.journal.head) || self.journal.low > next {
@@ -29,7 +33,15 @@ impl<M: Machine> Replica<M> {
                 return self.ignore(super::replica::Ignored::Unlinked);
             }
             match self.journal.get(next).and_then(|slot| slot.entry.clone()) {
-                Some(entry) => self.execute(next, &entry, effects),
+                Some(entry) => {
+                    self.execute(next, &entry, effects);
+                    // A log that is read again after a start is no reason to be silent for long: the next read brings the
+                    // next turn.
+                    behind += usize::from(self.read_ahead(next, effects));
+                    if behind >= BEHIND_MAX {
+                        return;
+                    }
+                }
                 None => {
                     self.mark(Mark::EntryRead);
                     return self.read_for_commit(next, effects);

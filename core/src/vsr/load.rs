@@ -2,7 +2,7 @@
 //! an error, never growth (I21).
 
 use super::PIPELINE_MAX;
-use super::blocks::FETCHES_MAX;
+use super::blocks::{FETCHES_MAX, SERVED_MAX};
 use super::feed::{FOLLOWERS, RING};
 use super::machine::Machine;
 use super::reads::{QUERIES_MAX, READS_MAX};
@@ -45,7 +45,7 @@ impl<M: Machine> Replica<M> {
             load("entries asked for", asked, BUDGET + 1),
             load("slots being read", slots, PIPELINE_MAX),
             load("blocks being fetched", fetched, FETCHES_MAX),
-            load("blocks being read for peers", served, PIPELINE_MAX),
+            load("blocks being read for peers", served, SERVED_MAX),
             load("queries that wait for blocks", self.queries.len(), QUERIES_MAX),
             load("reads that wait", self.reads.holds(), READS_MAX),
             load("followers", followers, FOLLOWERS),

@@ -353,16 +353,17 @@ impl<M: Machine> Replica<M> {
         let commit_min = self.commit_min();
         let keep = 2 * u64::from(self.config.pipeline);
         let slot = self.journal.at_mut(slot_number);
-        let content = slot.writing.take();
         slot.traces.written(written);
+        let overtaken = slot.writing != slot.digest;
         if written {
-            (slot.durable, slot.faulty) = (content, false);
+            (slot.durable, slot.faulty) = (slot.writing, false);
         }
+        slot.writing = None;
         if !written {
             // Not at once: a disk that refuses may refuse for long.
             self.refused = true;
             self.mark(Mark::WriteRefused);
-        } else if content != slot.digest {
+        } else if overtaken {
             // The op that this slot is for changed meanwhile.
             self.unwritten = true;
             self.mark(Mark::WriteOvertaken);

@@ -35,6 +35,8 @@ pub(super) const READS_MAX: usize = 32;
 pub(super) const QUERIES_MAX: usize = 32;
 /// Of these so many read at a time: they hold the blocks that they have.
 const QUERIES_READING: usize = 8;
+/// Blocks that a query waits for at a time.
+const WANTED_MAX: usize = 24;
 /// In a query's flags.
 /// The flag of a query whose answer is to show all that anybody had seen.
 pub const LINEARIZABLE: u16 = 1;
@@ -60,19 +62,31 @@ pub(super) struct WaitingQuery {
     edge: EdgeId,
     query: Frame,
     blocks: Vec<(BlockRef, Vec<u8>)>,
-    wants: BlockRef,
+    /// What it needs next, and that among others which it is known to need then.
+    needs: BlockRef,
+    wants: Vec<BlockRef>,
 }
 
-/// What a query finds: its own blocks, those on their way to the disk.
+/// What a query finds: its own blocks, those on their way to the disk. It names those that it wants beside them.
 struct Found<'a> {
     own: &'a [(BlockRef, Vec<u8>)],
     forest: &'a Forest,
+    wants: &'a mut Vec<BlockRef>,
 }
 
 impl GridBlocks for Found<'_> {
     fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
         let own = self.own.iter().find(|(one, _)| one == reference).map(|(_, payload)| &payload[..]);
         own.or_else(|| self.forest.under_way(reference))
+    }
+
+    fn expect(&mut self, reference: &BlockRef) {
+        let is_here = self.own.iter().any(|(one, _)| one == reference);
+        let is_known =
+            is_here || self.wants.contains(reference) || self.forest.under_way(reference).is_some();
+        if !is_known && self.wants.len() < WANTED_MAX {
+            self.wants.push(*reference);
+        }
     }
 }
 
@@ -201,25 +215,28 @@ impl<M: Machine> Replica<M> {
         if self.queries.iter().any(again) {
             return self.ignore(Ignored::Duplicate);
         }
-        match self.try_answer(edge, query, &[], effects) {
+        let mut wants = Vec::new();
+        match self.try_answer(edge, query, (&[], &mut wants), effects) {
             Ok(()) => {}
             Err(Unanswered::Malformed) => effects.push(Effect::Stop(Fatal::CheckpointLost)),
             Err(Unanswered::Needs(_)) if self.queries.len() >= QUERIES_MAX => self.ignore(Ignored::NoRoom),
-            Err(Unanswered::Needs(wants)) => {
+            Err(Unanswered::Needs(needs)) => {
                 self.mark(Mark::QueryWaits);
-                self.queries.push(WaitingQuery { edge, query: query.clone(), blocks: Vec::new(), wants });
+                let (query, blocks) = (query.clone(), Vec::new());
+                self.queries.push(WaitingQuery { edge, query, blocks, needs, wants });
             }
         }
     }
 
-    /// Answers, unless a block is missing.
+    /// Answers, unless a block is missing: then `wants` are that one and others that will be.
     fn try_answer(
         &mut self,
         edge: EdgeId,
         query: &Frame,
-        own: &[(BlockRef, Vec<u8>)],
+        (own, wants): (&[(BlockRef, Vec<u8>)], &mut Vec<BlockRef>),
         effects: &mut Effects,
     ) -> Result<(), Unanswered> {
+        wants.clear();
         let Some(mut draft) = self.pool.draft(self.config.layout.entry_max()) else {
             self.ignore(Ignored::NoRoom);
             return Ok(());
@@ -229,8 +246,13 @@ impl<M: Machine> Replica<M> {
             head.encode(&mut draft).expect("an entry holds an answer's head");
             self.mark(Mark::ReadBehind);
         } else {
-            let mut found = Found { own, forest: self.machine.forest() };
-            self.machine.query(query.body(), &mut found, &mut draft)?;
+            let mut found = Found { own, forest: self.machine.forest(), wants };
+            if let Err(why) = self.machine.query(query.body(), &mut found, &mut draft) {
+                if let Unanswered::Needs(reference) = why {
+                    found.expect(&reference);
+                }
+                return Err(why);
+            }
         }
         let mut answer = self.frame(Command::Answer);
         answer.header.nonce = query.header.nonce;
@@ -258,13 +280,25 @@ impl<M: Machine> Replica<M> {
 
     fn goes_on_waiting(&mut self, query: &mut WaitingQuery, effects: &mut Effects) -> bool {
         loop {
-            let Some(payload) = self.take_block(&query.wants, effects) else {
+            let mut wants = core::mem::take(&mut query.wants);
+            wants.retain(|reference| match self.take_block(reference, effects) {
+                Some(payload) => {
+                    query.blocks.push((*reference, payload));
+                    false
+                }
+                // Without one that it may turn out not to need, it is asked first.
+                None => *reference == query.needs || !self.blocks.is_lost(reference),
+            });
+            query.wants = wants;
+            if self.blocks.is_lost(&query.needs) {
                 // Nobody has it: the edge asks again, and then the block may have another name.
-                return !self.blocks.is_lost(&query.wants);
-            };
-            query.blocks.push((query.wants, payload));
-            match self.try_answer(query.edge, &query.query, &query.blocks, effects) {
-                Err(Unanswered::Needs(wants)) => query.wants = wants,
+                return false;
+            }
+            if !query.wants.is_empty() {
+                return true;
+            }
+            match self.try_answer(query.edge, &query.query, (&query.blocks, &mut query.wants), effects) {
+                Err(Unanswered::Needs(needs)) => query.needs = needs,
                 Err(Unanswered::Malformed) => {
                     effects.push(Effect::Stop(Fatal::CheckpointLost));
                     return false;

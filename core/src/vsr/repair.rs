@@ -10,7 +10,7 @@ use rand_chacha::rand_core::Rng;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::abdication::Abdication;
-use super::journal::SlotState;
+use super::journal::{Slot, SlotState};
 use super::machine::Machine;
 use super::marks::Mark;
 use super::normal::halves;
@@ -20,7 +20,7 @@ use super::{PIPELINE_MAX, SUFFIX_MAX};
 use crate::io::{DiskOp, Effects};
 use crate::pool::Message;
 use crate::store::layout::SECTOR;
-use crate::store::sector::Zone;
+use crate::store::sector::{Zone, sectors_for};
 use crate::store::slot::{self, SlotFound};
 use crate::types::ReplicaId;
 use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
@@ -289,8 +289,24 @@ impl<M: Machine> Replica<M> {
         true
     }
 
+    /// Reads the entry that is to be executed next, and those that follow it: after a start that is all of the log.
     pub(super) fn read_for_commit(&mut self, op: u64, effects: &mut Effects) {
-        if self.journal.get(op).is_some_and(|slot| slot.state() == SlotState::Clean) {
+        for op in op..=op + u64::from(self.config.pipeline) {
+            self.read_committed(op, effects);
+        }
+    }
+
+    /// An entry was executed: one more is read. Says whether entries that are to be executed are being read.
+    pub(super) fn read_ahead(&mut self, executed: u64, effects: &mut Effects) -> bool {
+        self.read_committed(executed + u64::from(self.config.pipeline), effects);
+        self.repair.reads.iter().any(|read| read.op > executed && read.op <= self.commit_max)
+    }
+
+    /// Starts reading a committed entry that is here and not in memory.
+    fn read_committed(&mut self, op: u64, effects: &mut Effects) {
+        let is_only_here = |slot: &Slot| slot.entry.is_none() && slot.state() == SlotState::Clean;
+        let is_committed = op <= self.commit_max.min(self.journal.head);
+        if is_committed && self.journal.get(op).is_some_and(is_only_here) {
             self.read_slot(op, None, effects);
         }
     }
@@ -304,7 +320,10 @@ impl<M: Machine> Replica<M> {
         if self.repair.reads.len() >= PIPELINE_MAX || self.repair.reads.iter().any(|read| read.slot == slot) {
             return self.ignore(Ignored::NoRoom);
         }
-        let bytes = self.config.layout.slot_sectors as usize * SECTOR;
+        // Behind the entry lies nothing of it.
+        let size = self.journal.header(op).map(|header| sectors_for(header.size.get() as usize));
+        let all = self.config.layout.slot_sectors as usize;
+        let bytes = size.unwrap_or(all).min(all) * SECTOR;
         let Some(mut into) = self.pool.draft(bytes) else { return self.ignore(Ignored::NoRoom) };
         into.resize_to_overwrite(bytes);
         self.repair.reads.push(SlotRead { slot, op, peers: peer.into_iter().collect() });

@@ -746,7 +746,7 @@ pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
     // read for peers, reads that wait (for a quorum, or for blocks), answers; requests that wait; superblock copies.
     // Blocks: fetched, served, transferred, being written. Each class may have to serve all of them, because entries
     // come in all sizes.
-    let blocks = 2 * super::blocks::FETCHES_MAX + super::PIPELINE_MAX + 2 * super::blocks::ASKED_MAX;
+    let blocks = 2 * super::blocks::FETCHES_MAX + super::blocks::SERVED_MAX + 2 * super::blocks::PARTS_MAX;
     let reads = super::reads::READS_MAX + super::reads::QUERIES_MAX;
     let entries = 6 * pipeline + super::feed::RING + reads + blocks + 24;
     let count = entries + requests + 8 + incoming;

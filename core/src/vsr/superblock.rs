@@ -3,6 +3,8 @@
 //! The one law: **what is wanted and what is durable are two things**, and no message that claims something from
 //! the superblock leaves before it is in [`Writer::durable`] (H03, H10, I07).
 
+use alloc::vec::Vec;
+
 use crate::io::{DiskOp, Effect, Effects};
 use crate::pool::Pool;
 use crate::store::superblock::Superblock;
@@ -23,6 +25,8 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct UnderWay {
     next: Superblock,
+    /// What its copies hold.
+    payload: Vec<u8>,
     /// The first copy of the pair that is being written.
     pair: usize,
     /// It is the replacement's second pair.
@@ -63,6 +67,7 @@ impl Writer {
             self.wanted.sequence = self.durable.sequence + 1;
             self.under_way = Some(UnderWay {
                 next: self.wanted.clone(),
+                payload: self.wanted.payload(),
                 pair: self.first_pair,
                 second: false,
                 missing: 0,
@@ -76,7 +81,7 @@ impl Writer {
         for copy in under_way.pair..under_way.pair + 2 {
             let Some(mut draft) = pool.draft(Superblock::COPY) else { return };
             draft.resize_to_overwrite(Superblock::COPY);
-            under_way.next.write_copy(copy, draft.bytes_mut());
+            under_way.next.write_copy_of(&under_way.payload, copy, draft.bytes_mut());
             under_way.missing += 1;
             let token = Waits::SuperblockWritten { copy: u32::try_from(copy).expect("0 to 3") }.token();
             let offset = Superblock::copy_offset(copy);

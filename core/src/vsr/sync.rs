@@ -16,14 +16,18 @@
 //!
 //! Each block is taken from our own disk when it is there under its digest: most are, because runs do not change. So a
 //! transfer that a crash ended goes on where it was, and the repair of a damaged checkpoint costs what is damaged.
+//!
+//! A peer keeps a checkpoint for one to two intervals, which under load is less than a large one takes. What is here by then is
+//! remembered by its name, and not even looked at again for the next one: so that costs what has changed since, and
+//! each round is shorter than the one before.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 
 use zerocopy::FromBytes;
 
-use super::blocks::{ASKED_MAX, GONE, OFFER};
+use super::blocks::{ASKED_MAX, GONE, OFFER, PARTS_MAX};
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
@@ -35,7 +39,7 @@ use crate::store::grid::block::{self, BlockRef};
 use crate::store::superblock::CheckpointRef;
 use crate::types::ReplicaId;
 use crate::wire::codec::Reader;
-use crate::wire::entry::EntryHeader;
+use crate::wire::entry::{Digest, EntryHeader};
 use crate::wire::frame::{Command, Frame};
 
 /// Questions without an answer, after which a checkpoint is given up: perhaps nobody has all of it any more.
@@ -54,8 +58,10 @@ pub(super) struct Sync {
     blocks: Vec<BlockRef>,
     begun: usize,
     parts: VecDeque<Part>,
-    /// Writes on their way.
-    writes: usize,
+    /// Blocks on their way to the disk.
+    writing: Vec<BlockRef>,
+    /// What lies on our disk since this transfer began, whichever checkpoint it was taken for: digests by address.
+    have: BTreeMap<u64, Digest>,
     refused: Vec<BlockRef>,
     /// Questions in a row that brought nothing.
     in_vain: u32,
@@ -108,7 +114,8 @@ impl Sync {
             blocks: Vec::new(),
             begun: 0,
             parts: VecDeque::new(),
-            writes: 0,
+            writing: Vec::new(),
+            have: BTreeMap::new(),
             refused: Vec::new(),
             in_vain: 0,
         }
@@ -116,8 +123,12 @@ impl Sync {
 
     /// Begins anew, with whatever the next answer offers. Writes that are on their way end before.
     fn restart(&mut self) {
-        let (from, writes) = (self.from, self.writes);
-        *self = Self { writes, ..Self::new(from) };
+        let (writing, have) = (core::mem::take(&mut self.writing), core::mem::take(&mut self.have));
+        *self = Self { writing, have, ..Self::new(self.from) };
+    }
+
+    fn has(&self, block: &BlockRef) -> bool {
+        self.have.get(&block.address) == Some(&block.digest)
     }
 
     /// Whether our own checkpoint is not to be worked at.
@@ -218,7 +229,8 @@ impl<M: Machine> Replica<M> {
             return self.on_part_written(reference.address, false);
         }
         if let Some(sync) = &mut self.sync {
-            sync.writes += 1;
+            sync.have.remove(&reference.address);
+            sync.writing.push(reference);
         }
     }
 
@@ -273,7 +285,7 @@ impl<M: Machine> Replica<M> {
             Stage::Quiescing => {
                 let naming = self.is_checkpointing() && !self.is_making_blocks();
                 let Some(sync) = &mut self.sync else { return };
-                if sync.writes > 0 || self.blocks.is_writing() || naming {
+                if !sync.writing.is_empty() || self.blocks.is_writing() || naming {
                     return self.mark(Mark::TransferBusy);
                 }
                 if self.superblock.durable().transferring {
@@ -314,7 +326,7 @@ impl<M: Machine> Replica<M> {
         self.ask_for_parts(effects);
         let Some(sync) = &mut self.sync else { return };
         let all = sync.begun == sync.blocks.len() && sync.parts.is_empty();
-        if sync.stage == Stage::Copying && all && sync.writes == 0 && sync.refused.is_empty() {
+        if sync.stage == Stage::Copying && all && sync.writing.is_empty() && sync.refused.is_empty() {
             sync.stage = Stage::Flushing;
             Self::submit(effects, DiskOp::Sync { token: Waits::TransferFlushed.token() });
         }
@@ -339,7 +351,7 @@ impl<M: Machine> Replica<M> {
         if header.ok() != sync.target.map(|target| target.header) {
             return Err(crate::wire::codec::Malformed);
         }
-        sync.blocks = forest.references().copied().collect();
+        sync.blocks = forest.references().filter(|block| !sync.has(block)).copied().collect();
         sync.blocks.sort_unstable();
         (sync.forest, sync.stage) = (Some(forest), Stage::Copying);
         Ok(())
@@ -348,7 +360,7 @@ impl<M: Machine> Replica<M> {
     /// Begins to read the next block from our own disk; false when there is none, or no room.
     fn begin_part(&mut self, effects: &mut Effects) -> bool {
         let Some(sync) = &self.sync else { return false };
-        let Some(reference) = sync.next().filter(|_| sync.parts.len() < ASKED_MAX) else { return false };
+        let Some(reference) = sync.next().filter(|_| sync.parts.len() < PARTS_MAX) else { return false };
         let token = |address| Waits::BlockLooked { address };
         if !self.read_block(&reference, token, effects) {
             return false;
@@ -376,6 +388,9 @@ impl<M: Machine> Replica<M> {
             None => PartStage::Missing { asked: false },
         };
         if let Some(sync) = &mut self.sync {
+            if matches!(stage, PartStage::Here(_)) {
+                sync.have.insert(reference.address, reference.digest);
+            }
             sync.parts[at].stage = stage;
         }
         self.take_parts(effects);
@@ -394,16 +409,20 @@ impl<M: Machine> Replica<M> {
             return;
         }
         let to = sync.from;
-        self.request_blocks(to, &wanted, effects);
+        wanted.chunks(ASKED_MAX).for_each(|some| self.request_blocks(to, some, effects));
         let after = self.jittered(self.resend_after());
         self.timers.set(Timer::Repair, self.in_a(after));
     }
 
     pub(super) fn on_part_ended(&mut self, address: u32, written: bool) {
-        if let Some(sync) = &mut self.sync {
-            sync.writes -= 1;
+        let address = u64::from(address);
+        if let Some(sync) = &mut self.sync
+            && let Some(at) = sync.writing.iter().position(|block| block.address == address)
+        {
+            let block = sync.writing.swap_remove(at);
+            sync.have.extend(written.then_some((address, block.digest)));
         }
-        self.on_part_written(u64::from(address), written);
+        self.on_part_written(address, written);
     }
 
     /// A block that could not be written is begun again, after a while.

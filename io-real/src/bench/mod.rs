@@ -14,12 +14,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use serde_json::json;
+use serde_json::{Value, json};
 use tigerchat_core::vsr::replica::Stages;
 
 use crate::cli::Bench;
 use crate::dev::Dev;
 use crate::disk::Mode;
+use crate::working::Listener;
 use crate::{PAGE, TemporaryFolder, launch};
 
 use client::Client;
@@ -39,6 +40,8 @@ struct Run {
     acknowledged: u64,
     seconds: f64,
     latencies: Histogram<u64>,
+    /// Of these, those that ended while a replica made a checkpoint.
+    beside: Histogram<u64>,
 }
 
 pub fn run(args: &Bench) -> Result<(), String> {
@@ -105,11 +108,14 @@ fn show(runs: &[Run], flush: (u64, u64), json: bool) {
     let at = |quantile| median.latencies.value_at_quantile(quantile);
     if json {
         let rates: Vec<f64> = runs.iter().map(Run::rate).collect();
+        let mut between = median.latencies.clone();
+        between.subtract(&median.beside).expect("they are part of all");
         println!(
             "{}",
             json!({"window": median.window, "acks_per_second": median.rate(), "runs": rates, "p50_ns": at(0.5),
                 "p99_ns": at(0.99), "p999_ns": at(0.999), "max_ns": median.latencies.max(),
-                "flush_p50_ns": flush.0, "flush_p99_ns": flush.1})
+                "flush_p50_ns": flush.0, "flush_p99_ns": flush.1,
+                "beside_checkpoints": distribution(&median.beside), "between_checkpoints": distribution(&between)})
         );
     } else {
         println!(
@@ -122,6 +128,12 @@ fn show(runs: &[Run], flush: (u64, u64), json: bool) {
             median.latencies.max() / 1000
         );
     }
+}
+
+fn distribution(latencies: &Histogram<u64>) -> Value {
+    let at = |quantile| latencies.value_at_quantile(quantile);
+    json!({"count": latencies.len(), "p50_ns": at(0.5), "p99_ns": at(0.99), "p999_ns": at(0.999),
+        "max_ns": latencies.max()})
 }
 
 /// The rooms that are published in: one of its own for each run, or those of a long one, which are the same each time.
@@ -157,6 +169,7 @@ fn one_run(args: &Bench, edge: SocketAddr, token: &str, window: u32) -> Result<R
     let mut spread = Spread(u64::from_le_bytes(launch::entropy()));
     let body = "x".repeat(args.size.saturating_sub(2).max(1));
     let mut latencies = Histogram::new(3).expect("three digits");
+    let (listener, mut beside) = (Listener::new(&args.checkpoints)?, latencies.clone());
     let run_key: [u8; 4] = launch::entropy();
     let mut number = 0_u64;
     let most = args.messages.unwrap_or(MESSAGES_MAX);
@@ -178,11 +191,15 @@ fn one_run(args: &Bench, edge: SocketAddr, token: &str, window: u32) -> Result<R
             started = now;
         }
         let done = counts && now.duration_since(started) >= time;
+        let is_beside = listener.is_any_working();
         for slot in slots {
             if counts {
                 let waited = now.duration_since(sent_at[slot as usize]);
                 let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
                 latencies.record(nanos).map_err(|error| error.to_string())?;
+                if is_beside {
+                    beside.record(nanos).map_err(|error| error.to_string())?;
+                }
                 acknowledged += 1;
             }
             if args.messages.is_none_or(|most| number < most) {
@@ -193,7 +210,7 @@ fn one_run(args: &Bench, edge: SocketAddr, token: &str, window: u32) -> Result<R
         }
         if done || acknowledged >= most {
             let seconds = now.duration_since(started).as_secs_f64();
-            return Ok(Run { window, acknowledged, seconds, latencies });
+            return Ok(Run { window, acknowledged, seconds, latencies, beside });
         }
         client.flush()?;
     }

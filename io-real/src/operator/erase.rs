@@ -32,6 +32,8 @@ const FRAME_MAX: usize = 2 << 20;
 const OPS: u32 = 64;
 /// How long the replicas are given to rid their disks of it.
 const CLEARING: Duration = Duration::from_secs(300);
+/// Messages of one command: as many as may be pending.
+const RANGE_MAX: u64 = 256;
 /// By whom the entry of the erasure is.
 const OPERATOR: &str = "operator";
 
@@ -46,14 +48,31 @@ pub(super) struct Session {
 }
 
 pub fn run(args: &cli::Erase) -> Result<(), String> {
+    let (first, last) = range(args)?;
     let mut operator = Operator::new(&args.shard)?;
-    let outcome = operator.erase(args)?;
-    println!(
-        "message {} of room {} is erased as of op {}: nobody is served it",
-        args.seq, args.room, outcome.op
-    );
+    let (mut session, mut op, mut count) = (None, 0, 0);
+    for seq in first..=last {
+        match operator.erase(args, seq, &mut session)? {
+            Ok(outcome) => (op, count) = (outcome.op, count + 1),
+            // Of a range they are what need not, or can't, be erased.
+            Err(ErrorCode::NotErasable | ErrorCode::PositionGone) if args.from.is_some() => {}
+            Err(error) if count == 0 => return Err(error.to_string()),
+            Err(error) => return Err(format!("{error}; of {first} to {last} those before {seq} are erased")),
+        }
+    }
+    let room = &args.room;
+    if args.from.is_none() {
+        println!("message {first} of room {room} is erased as of op {op}: nobody is served it");
+    } else if count == 0 {
+        println!("none of messages {first} to {last} of room {room} is there to be erased");
+        return Ok(());
+    } else {
+        println!(
+            "of messages {first} to {last} of room {room} {count} are erased as of op {op}: nobody is served them"
+        );
+    }
     if args.now {
-        return operator.clear(outcome.op);
+        return operator.clear(op);
     }
     println!(
         "its bytes are overwritten by what the shard does next (docs/storage.md, \"Erasure\"); `--now` does it now"
@@ -61,17 +80,38 @@ pub fn run(args: &cli::Erase) -> Result<(), String> {
     Ok(())
 }
 
+/// The first and the last sequence that are to be erased.
+fn range(args: &cli::Erase) -> Result<(u64, u64), String> {
+    let ends = args.from.zip(args.to).or(args.seq.zip(args.seq));
+    let (first, last) = ends.ok_or("expected --seq, or --from and --to")?;
+    if first == 0 || last < first || last - first >= RANGE_MAX {
+        return Err(format!("expected 1 to {RANGE_MAX} messages, from sequence 1 on: not {first} to {last}"));
+    }
+    Ok((first, last))
+}
+
 impl Operator {
-    fn erase(&mut self, args: &cli::Erase) -> Result<Outcome, String> {
+    fn erase(
+        &mut self,
+        args: &cli::Erase,
+        seq: u64,
+        session: &mut Option<Session>,
+    ) -> Result<Result<Outcome, ErrorCode>, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let key = Key::new(u64::try_from(now).unwrap_or(u64::MAX), entropy());
         let salt = entropy();
         let (end, mut last) = (Instant::now() + PATIENCE, String::from("no primary answers"));
         while Instant::now() < end {
-            match self.try_erase(args, key, salt) {
-                Ok(Ok(outcome)) => return Ok(outcome),
-                Ok(Err(error)) if !error.entry().temporary => return Err(error.to_string()),
-                Ok(Err(error)) => last = error.to_string(),
+            match self.try_erase(args, seq, (key, salt), session) {
+                Ok(Err(error)) if error.entry().temporary => {
+                    last = error.to_string();
+                    if error == ErrorCode::TooManyErasures {
+                        // A checkpoint does away with some of them, and there is none where nothing is said.
+                        self.drive(session);
+                        continue;
+                    }
+                }
+                Ok(done) => return Ok(done),
                 Err(why) => last = why,
             }
             sleep(PAUSE);
@@ -83,11 +123,13 @@ impl Operator {
     fn try_erase(
         &mut self,
         args: &cli::Erase,
-        key: Key,
-        salt: [u8; 16],
+        seq: u64,
+        (key, salt): (Key, [u8; 16]),
+        kept: &mut Option<Session>,
     ) -> Result<Result<Outcome, ErrorCode>, String> {
-        let mut session = self.open()?;
-        let (tenant, room, seq) = (TenantId(args.tenant), args.room.as_str(), args.seq);
+        // One that does not answer is not kept.
+        let mut session = kept.take().map_or_else(|| self.open(), Ok)?;
+        let (tenant, room) = (TenantId(args.tenant), args.room.as_str());
         let mut query = Vec::new();
         let limit = 1;
         Query::History { tenant, room, from: seq, limit }.encode(&mut query).expect("a Vec is never full");
@@ -95,6 +137,7 @@ impl Operator {
         let mut reader = Reader::new(answer.body());
         let head = AnswerHead::decode(&mut reader).map_err(|_| "an answer that nobody understands")?;
         if let Some(error) = head.error {
+            *kept = Some(session);
             return Ok(Err(error));
         }
         let message = match RoomEvent::decode(&mut reader) {
@@ -102,6 +145,7 @@ impl Operator {
             _ => return Ok(Err(ErrorCode::PositionAhead)),
         };
         if message.kind != KIND_MESSAGE {
+            *kept = Some(session);
             return Ok(Err(ErrorCode::NotErasable));
         }
         let (epoch, author, of, user) = (head.epoch, message.author, message.key, OPERATOR);
@@ -110,6 +154,7 @@ impl Operator {
         ChatCommand::Erase(erase).encode(&mut commands).expect("a Vec is never full");
         let reply = self.request(&mut session, RequestKind::Commands, &commands)?;
         let outcome = Outcome::decode(&mut Reader::new(reply.body())).map_err(|_| "an empty reply")?;
+        *kept = Some(session);
         Ok(outcome.error.map_or(Ok(outcome), Err))
     }
 

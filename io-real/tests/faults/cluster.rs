@@ -162,6 +162,11 @@ impl Cluster {
         self.folder.join(format!("replica-{replica}.tigerchat"))
     }
 
+    /// Where a replica tells whether it makes a checkpoint.
+    pub fn checkpoints_of(&self, replica: usize) -> PathBuf {
+        self.folder.join(format!("replica-{replica}.working"))
+    }
+
     fn format(&self, replica: usize, options: &[&str]) {
         let made = tigerchat()
             .args(["format", "--cluster", CLUSTER, "--replica", &replica.to_string(), "--size", self.size])
@@ -192,6 +197,9 @@ impl Cluster {
         let mut shell = Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_tigerchat"), "start"]);
         shell.arg(self.file(replica)).args(&self.key);
+        // There from now on, for whoever listens.
+        File::create(self.checkpoints_of(replica)).unwrap();
+        shell.arg("--tell-checkpoints").arg(self.checkpoints_of(replica));
         if replica < REPLICAS {
             shell.args(["--peers", &peers]);
         } else {

@@ -147,8 +147,10 @@ fn linked(op: u64, before: &Link, link: &Link) -> Result<(), Violation> {
 
 /// The chain value of a message after `before`, by the formula of `docs/formats.md`.
 pub(super) fn link(tenant: TenantId, before: Digest, message: &SeenMessage) -> Digest {
-    let content: [u8; 32] =
-        Sha256::new().chain_update(message.salt).chain_update(&message.body).finalize().into();
+    let content: [u8; 32] = match message.erased {
+        Some(digest) => digest.0,
+        None => Sha256::new().chain_update(message.salt).chain_update(&message.body).finalize().into(),
+    };
     let fields: [&[u8]; 12] = [
         &tenant.0.to_le_bytes(),
         message.room.as_bytes(),
@@ -198,6 +200,7 @@ mod tests {
             content_type: "text/plain".into(),
             salt: [5; 16],
             chain: Digest::ZERO,
+            erased: None,
             body: b"Hello".to_vec(),
         };
         assert_eq!(link(TenantId(1), Digest::ZERO, &message).to_string(), BY_HAND);

@@ -48,7 +48,7 @@ impl Checker for Delivery {
         for message in self.delivered.messages() {
             let (room, seq) = (&message.room, message.seq);
             match history.at(room, seq) {
-                Place::Held(held) if held == message => {}
+                Place::Held(held) if held.is_same(message) => {}
                 Place::Retired => {}
                 Place::Held(_) | Place::Missing => {
                     return violated(

@@ -18,7 +18,7 @@ impl Ledger {
         }
         let places = self.rooms.get_mut(&message.room).expect("it was just put there");
         let known = places.entry((message.epoch, message.seq)).or_insert_with(|| message.clone());
-        if known == message { Ok(()) } else { Err(known) }
+        if known.is_same(message) { Ok(()) } else { Err(known) }
     }
 
     /// What stands at a place, if anyone saw it.

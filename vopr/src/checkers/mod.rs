@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod convergence;
 pub mod delivery;
 pub mod durability;
+pub mod erasing;
 pub mod exactly_once;
 pub mod ledger;
 pub mod linearizability;
@@ -74,6 +75,7 @@ impl Suite {
                 Box::new(delivery::Delivery::default()),
                 Box::new(linearizability::Linearizability::default()),
                 Box::new(pages::Pages::default()),
+                Box::new(erasing::Erasing::default()),
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
                 Box::new(bounds::Bounds),

@@ -20,6 +20,7 @@ use super::checkpoint::Checkpoint;
 use super::convergence::Convergence;
 use super::delivery::Delivery;
 use super::durability::Durability;
+use super::erasing::Erasing;
 use super::exactly_once::ExactlyOnce;
 use super::linearizability::Linearizability;
 use super::liveness::Liveness;
@@ -55,7 +56,7 @@ macro_rules! fresh {
     })* };
 }
 
-fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability ExactlyOnce Linearizability Liveness Membership);
+fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability Erasing ExactlyOnce Linearizability Liveness Membership);
 fresh!(Pages Presence Release Storage Time View ViewChange);
 
 impl Fresh for Chain {
@@ -188,6 +189,43 @@ impl Story {
         self.seen.iter_mut().for_each(|seen| change(&mut seen.what));
     }
 
+    /// Changes each message wherever it is seen, and all chain values with it.
+    pub(super) fn change_with_chain(&mut self, change: impl Fn(&mut SeenMessage)) {
+        let mut chain = Digest::ZERO;
+        let mut changed = messages();
+        for message in &mut changed {
+            change(message);
+            chain = link(SETUP.tenant, chain, message);
+            message.chain = chain;
+        }
+        let again = |message: &mut SeenMessage| {
+            *message = changed[usize::try_from(message.seq - 1).expect("few")].clone();
+        };
+        self.change(|what| match what {
+            What::Delivered { message, .. } => again(message),
+            What::HistoryRead { messages, .. } => messages.iter_mut().for_each(again),
+            What::Acknowledged { seq, chain, .. } => {
+                *chain = changed[usize::try_from(*seq - 1).expect("few")].chain;
+            }
+            _ => {}
+        });
+        for replica in &mut self.end.replicas {
+            replica.rooms[0].messages.iter_mut().for_each(again);
+        }
+    }
+
+    pub(super) fn insert_before(&mut self, which: impl Fn(&What) -> bool, what: What) {
+        let position = self.position(which);
+        let at = self.seen[position].at;
+        self.seen.insert(position, Observation { at, what });
+    }
+
+    pub(super) fn insert_after(&mut self, which: impl Fn(&What) -> bool, what: What) {
+        let position = self.position(which);
+        let at = self.seen[position].at;
+        self.seen.insert(position + 1, Observation { at, what });
+    }
+
     pub(super) fn remove(&mut self, which: impl Fn(&What) -> bool) {
         self.take(which);
     }
@@ -270,6 +308,7 @@ fn messages() -> Vec<SeenMessage> {
             content_type: "text/plain".into(),
             salt: [3; 16],
             chain: Digest::ZERO,
+            erased: None,
             body: format!("message {seq}").into_bytes(),
         };
         chain = link(SETUP.tenant, chain, &message);

@@ -11,8 +11,8 @@ use super::sites::{Mutation, Rewritten, Source};
 use crate::nest::{Nest, build_folder};
 use crate::repository::Outcome;
 
-/// What is mutated.
-const FOLDER: &str = "core/src/vsr";
+/// What is mutated: all of it in one build, whichever part mutants are drawn from.
+pub(crate) const FOLDERS: [&str; 2] = ["core/src/vsr", "core/src/store"];
 /// Two builds more than any honest set of sites should need.
 const ATTEMPTS: usize = 40;
 
@@ -20,6 +20,8 @@ const ATTEMPTS: usize = 40;
 #[derive(Clone, Debug)]
 pub(crate) struct Mutant {
     pub(crate) number: u32,
+    /// The first number of its place: who gets there reaches all mutants of the place.
+    pub(crate) point: u32,
     pub(crate) file: String,
     pub(crate) mutation: Mutation,
     /// Stays the same while lines move: file, function, what is done, and which of several such.
@@ -39,20 +41,35 @@ struct File {
 pub(crate) struct Farm {
     pub(crate) mutants: Vec<Mutant>,
     pub(crate) dropped: usize,
-    /// The test programs of core: name and path.
-    pub(crate) tests: Vec<(String, PathBuf)>,
-    pub(crate) swarm: PathBuf,
+    /// The test programs of core.
+    pub(crate) tests: Vec<Program>,
+    pub(crate) swarm: Program,
     /// Where the programs of core's tests run.
     pub(crate) folder: PathBuf,
-    /// Stands for everything that was built.
+}
+
+/// A program that may notice mutants.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// Stands for what it does, with each mutant.
     pub(crate) digest: String,
+}
+
+impl Program {
+    fn new(name: String, path: PathBuf) -> Outcome<Self> {
+        let digest = Sha256::digest(fs::read(&path)?);
+        let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { name, path, digest })
+    }
 }
 
 /// Finds all mutants; nothing is built.
 fn files(root: &Path) -> Outcome<Vec<File>> {
     let mut files = Vec::new();
     for path in crate::repository::files(root)? {
-        if path.starts_with(FOLDER) && path.ends_with(".rs") {
+        if FOLDERS.iter().any(|folder| is_below(&path, folder)) && path.ends_with(".rs") {
             let source = Source::parse(fs::read_to_string(root.join(&path))?)?;
             files.push(File { path, source, numbers: Vec::new() });
         }
@@ -67,11 +84,23 @@ fn files(root: &Path) -> Outcome<Vec<File>> {
     Ok(files)
 }
 
+/// Whether a file lies in a folder, or is it.
+pub(crate) fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// How a mutant's name begins: files of the folder that was mutated first go without it.
+fn short(path: &str) -> &str {
+    let rest = FOLDERS[..1].iter().chain(&["core/src"]).find_map(|folder| path.strip_prefix(folder));
+    rest.unwrap_or(path).trim_start_matches('/')
+}
+
 fn mutants(files: &[File]) -> Vec<Mutant> {
     let mut mutants = Vec::new();
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for file in files {
-        let short = file.path.strip_prefix(FOLDER).unwrap_or(&file.path).trim_start_matches('/');
+        let short = short(&file.path);
         for (mutations, number) in file.source.mutations().zip(&file.numbers) {
             for (at, mutation) in (0..).zip(mutations) {
                 let name = format!("{short} {}: {}", mutation.function, mutation.what);
@@ -80,7 +109,7 @@ fn mutants(files: &[File]) -> Vec<Mutant> {
                 let name = if *same == 1 { name } else { format!("{name} ({same})") };
                 if let Some(number) = number {
                     let (file, mutation) = (file.path.clone(), mutation.clone());
-                    mutants.push(Mutant { number: number + at, file, mutation, name });
+                    mutants.push(Mutant { number: number + at, point: *number, file, mutation, name });
                 }
             }
         }
@@ -119,13 +148,15 @@ impl Farm {
             return Err(String::from_utf8_lossy(&built.stderr).into());
         }
         let swarm = nest.target.join("debug").join(format!("vopr{}", std::env::consts::EXE_SUFFIX));
-        let mut digest = Sha256::new();
-        for program in tests.iter().map(|(_, path)| path).chain([&swarm]) {
-            digest.update(fs::read(program)?);
-        }
-        let digest = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let swarm = Program::new("swarm".to_owned(), swarm)?;
         let dropped = all - mutants.len();
-        Ok(Self { mutants, dropped, tests, swarm, folder: nest.tree.join("core"), digest })
+        Ok(Self { mutants, dropped, tests, swarm, folder: nest.tree.join("core") })
+    }
+}
+
+impl Farm {
+    pub(crate) fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.tests.iter().chain([&self.swarm])
     }
 }
 
@@ -215,9 +246,8 @@ fn complaints(output: &[u8], rewritten: &BTreeMap<String, (usize, Rewritten)>) -
     found
 }
 
-/// Builds the tests of core. In the order of their names: cargo tells of them in another one each time, and the digest
-/// of all is that of their order too.
-fn tests(nest: &Nest) -> Outcome<Vec<(String, PathBuf)>> {
+/// Builds the tests of core. In the order of their names: cargo tells of them in another one each time.
+fn tests(nest: &Nest) -> Outcome<Vec<Program>> {
     let built = nest
         .cargo()
         .args(["test", "--quiet", "--package", "tigerchat-core", "--no-run", "--message-format", "json"])
@@ -230,9 +260,9 @@ fn tests(nest: &Nest) -> Outcome<Vec<(String, PathBuf)>> {
         let Ok(message) = serde_json::from_slice::<Value>(line) else { continue };
         if let (Some(path), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str())
         {
-            tests.push((name.to_owned(), PathBuf::from(path)));
+            tests.push(Program::new(name.to_owned(), PathBuf::from(path))?);
         }
     }
-    tests.sort_unstable();
+    tests.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Ok(tests)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::farm::{Farm, Mutant, write_whole};
-use super::judge::Verdict;
+use super::judge::{Judged, Verdict};
 use crate::repository::Outcome;
 
 /// One mutant, judged.
@@ -21,26 +21,26 @@ pub(crate) struct Entry {
     /// `caught`, `timeout` or `survived`.
     verdict: String,
     by: String,
+    /// Digests of the programs that said so; if it survived, of all that did not notice it.
+    programs: BTreeSet<String>,
     seeds: u64,
     seconds: u64,
 }
 
-/// What is known of the programs of one digest.
+/// What is known.
 #[derive(Debug)]
 pub(crate) struct Results {
     path: PathBuf,
-    digest: String,
+    /// Digests of the programs that there are now.
+    programs: BTreeSet<String>,
     entries: BTreeMap<String, Entry>,
-    /// Survivors of other programs that these were not asked about yet.
-    missed: BTreeSet<String>,
-    /// What the judge found without a mutant.
-    pub(crate) sound: Value,
 }
 
 /// The end of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
     entries: Vec<Entry>,
+    waiting: usize,
     all: usize,
     dropped: usize,
     idle: usize,
@@ -49,18 +49,23 @@ pub(crate) struct Report {
 }
 
 impl Entry {
-    pub(crate) fn new(mutant: &Mutant, verdict: &Verdict, seeds: u64, took: Duration) -> Self {
-        let (verdict, by) = match verdict {
-            Verdict::Caught(by) => ("caught", by.clone()),
-            Verdict::TimedOut(by) => ("timeout", by.clone()),
-            Verdict::Survived => ("survived", String::new()),
+    pub(crate) fn new(mutant: &Mutant, judged: &Judged<'_>, farm: &Farm, seeds: u64, took: Duration) -> Self {
+        let (verdict, by) = match &judged.verdict {
+            Verdict::Caught(by) => ("caught", by),
+            Verdict::TimedOut(by) => ("timeout", by),
+            Verdict::Survived(by) => ("survived", by),
+        };
+        let programs = match judged.program {
+            Some(program) => BTreeSet::from([program.digest.clone()]),
+            None => farm.programs().map(|program| program.digest.clone()).collect(),
         };
         Self {
             name: mutant.name.clone(),
             file: mutant.file.clone(),
             line: mutant.mutation.line,
             verdict: verdict.to_owned(),
-            by,
+            by: by.clone(),
+            programs,
             seeds,
             seconds: took.as_secs(),
         }
@@ -74,6 +79,11 @@ impl Entry {
             line: usize::try_from(value["line"].as_u64()?).ok()?,
             verdict: text("verdict")?,
             by: text("by")?,
+            programs: value["programs"]
+                .as_array()?
+                .iter()
+                .filter_map(|one| Some(one.as_str()?.to_owned()))
+                .collect(),
             seeds: value["seeds"].as_u64()?,
             seconds: value["seconds"].as_u64()?,
         })
@@ -82,7 +92,7 @@ impl Entry {
     fn to_json(&self) -> Value {
         json!({
             "name": self.name, "file": self.file, "line": self.line, "verdict": self.verdict,
-            "by": self.by, "seeds": self.seeds, "seconds": self.seconds,
+            "by": self.by, "programs": self.programs, "seeds": self.seeds, "seconds": self.seconds,
         })
     }
 
@@ -92,42 +102,40 @@ impl Entry {
 }
 
 impl Results {
-    /// What is kept, if it is of these programs. Survivors are remembered in any case.
-    pub(crate) fn load(path: &Path, digest: &str) -> Self {
+    /// What is kept. What was caught by a program that is no more is not; survivors are remembered in any case.
+    pub(crate) fn load(path: &Path, programs: BTreeSet<String>) -> Self {
         let kept: Value =
             fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let entries = kept["mutants"].as_array().map_or(&[][..], Vec::as_slice);
         let mut entries: BTreeMap<String, Entry> =
             entries.iter().filter_map(Entry::from_json).map(|entry| (entry.name.clone(), entry)).collect();
-        let mut missed: BTreeSet<String> = kept["missed"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice)
-            .iter()
-            .filter_map(|name| Some(name.as_str()?.to_owned()))
-            .collect();
-        if kept["digest"] != digest {
-            missed.extend(entries.values().filter(|entry| entry.survived()).map(|entry| entry.name.clone()));
-            entries.clear();
-        }
-        let sound = if kept["digest"] == digest { kept["sound"].clone() } else { Value::Null };
-        Self { path: path.to_owned(), digest: digest.to_owned(), entries, missed, sound }
+        entries.retain(|_, entry| entry.survived() || entry.programs.is_subset(&programs));
+        Self { path: path.to_owned(), programs, entries }
     }
 
     /// What survived, of these programs or of the last ones before them.
     pub(crate) fn missed(&self) -> BTreeSet<String> {
         let survivors = self.entries.values().filter(|entry| entry.survived());
-        survivors.map(|entry| entry.name.clone()).chain(self.missed.iter().cloned()).collect()
+        survivors.map(|entry| entry.name.clone()).collect()
     }
 
-    /// What is known of a mutant. One that survived fewer worlds than are asked for is not known.
+    /// What is known of a mutant. One that survived fewer worlds than are asked for, or only some of the programs that
+    /// there are now, is not known.
     pub(crate) fn get(&self, name: &str, seeds: u64) -> Option<&Entry> {
-        self.entries.get(name).filter(|entry| !entry.survived() || entry.seeds >= seeds)
+        let all = |entry: &&Entry| entry.seeds >= seeds && self.programs.is_subset(&entry.programs);
+        self.entries.get(name).filter(|entry| !entry.survived() || all(entry))
+    }
+
+    /// The programs that did not notice a mutant the last time, with as many worlds.
+    pub(crate) fn passed(&self, name: &str, seeds: u64) -> BTreeSet<String> {
+        let survivor = self.entries.get(name).filter(|entry| entry.survived() && entry.seeds >= seeds);
+        survivor.map(|entry| entry.programs.clone()).unwrap_or_default()
     }
 
     pub(crate) fn keep(&mut self, entry: Entry) -> Outcome<()> {
-        self.missed.remove(&entry.name);
         self.entries.insert(entry.name.clone(), entry);
-        self.write()
+        let entries: Vec<Value> = self.entries.values().map(Entry::to_json).collect();
+        write_whole(&self.path, &serde_json::to_string_pretty(&json!({ "mutants": entries }))?)
     }
 
     /// What caught the mutants that were caught.
@@ -136,18 +144,20 @@ impl Results {
         caught.map(|entry| entry.by.as_str()).collect()
     }
 
-    pub(crate) fn write(&self) -> Outcome<()> {
-        let entries: Vec<Value> = self.entries.values().map(Entry::to_json).collect();
-        let kept =
-            json!({ "digest": self.digest, "mutants": entries, "missed": self.missed, "sound": self.sound });
-        write_whole(&self.path, &serde_json::to_string_pretty(&kept)?)
-    }
-
-    pub(crate) fn report(&self, chosen: &[Mutant], farm: &Farm, equivalent: usize, took: Duration) -> Report {
-        let entries = chosen.iter().filter_map(|mutant| self.entries.get(&mutant.name).cloned()).collect();
+    pub(crate) fn report(
+        &self,
+        chosen: &[Mutant],
+        seeds: u64,
+        farm: &Farm,
+        equivalent: usize,
+        took: Duration,
+    ) -> Report {
+        let entries: Vec<Entry> =
+            chosen.iter().filter_map(|mutant| self.get(&mutant.name, seeds).cloned()).collect();
+        let waiting = chosen.len() - entries.len();
         let (all, dropped) = (farm.mutants.len(), farm.dropped);
         let idle = farm.mutants.iter().filter(|mutant| mutant.mutation.idle).count();
-        Report { entries, all, dropped, idle, equivalent, seconds: took.as_secs() }
+        Report { entries, waiting, all, dropped, idle, equivalent, seconds: took.as_secs() }
     }
 }
 
@@ -169,7 +179,7 @@ impl Report {
     pub(crate) fn to_json(&self) -> Value {
         json!({
             "mutants": self.all, "not_compiling": self.dropped, "equivalent": self.equivalent,
-            "idle": self.idle, "viable": self.entries.len(), "seconds": self.seconds,
+            "idle": self.idle, "viable": self.entries.len(), "not_judged": self.waiting, "seconds": self.seconds,
             "caught": self.caught(), "timeouts": self.count(None, "timeout"),
             "by_swarm": self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count(),
             "survivors": self.entries.iter().filter(|entry| entry.survived()).map(Entry::to_json).collect::<Vec<_>>(),
@@ -188,13 +198,13 @@ impl fmt::Display for Report {
             writeln!(f, "{:<34} {caught:>7} {timeout:>8} {survived:>9}", file.unwrap_or("all"))?;
         }
         for entry in self.entries.iter().filter(|entry| entry.survived()) {
-            writeln!(f, "survived: {}:{}: {}", entry.file, entry.line, entry.name)?;
+            writeln!(f, "survived: {}:{}: {} ({})", entry.file, entry.line, entry.name, entry.by)?;
         }
         let permille = self.caught() * 1000 / self.ended().max(1);
         let swarm = self.entries.iter().filter(|entry| entry.by.starts_with("seed ")).count();
         writeln!(
             f,
-            "{} of {} mutants caught ({}.{} %), {swarm} of them by the swarm alone, and {} ran too long, in {} s; there are {}, of which {} are idle and {} excused; {} more do not compile",
+            "{} of {} mutants caught ({}.{} %), {swarm} of them by the swarm alone, and {} ran too long, in {} s; there are {}, of which {} are idle and {} excused; {} more do not compile; {} that were drawn are not judged",
             self.caught(),
             self.ended(),
             permille / 10,
@@ -205,6 +215,7 @@ impl fmt::Display for Report {
             self.idle,
             self.equivalent,
             self.dropped,
+            self.waiting,
         )
     }
 }
@@ -234,25 +245,32 @@ pub(crate) fn read_equivalents(path: &Path) -> Outcome<BTreeMap<String, String>>
 mod tests {
     use super::*;
 
-    fn judged(name: &str, verdict: &str) -> Entry {
-        let (name, verdict) = (name.to_owned(), verdict.to_owned());
-        Entry { name, file: String::new(), line: 1, verdict, by: String::new(), seeds: 300, seconds: 1 }
+    fn judged(name: &str, verdict: &str, programs: &[&str]) -> Entry {
+        let (name, verdict, programs) = (name.to_owned(), verdict.to_owned(), digests(programs));
+        let (file, by) = (String::new(), String::new());
+        Entry { name, file, line: 1, verdict, by, programs, seeds: 300, seconds: 1 }
+    }
+
+    fn digests(of: &[&str]) -> BTreeSet<String> {
+        of.iter().map(|digest| (*digest).to_owned()).collect()
     }
 
     #[test]
-    fn survivors_are_remembered_until_other_programs_were_asked_about_them() {
+    fn a_verdict_is_as_good_as_the_programs_that_it_is_from() {
         let path = std::env::temp_dir().join(format!("mutants-{}.json", std::process::id()));
-        let mut first = Results::load(&path, "first");
-        for (name, verdict) in [("a", "survived"), ("b", "survived"), ("c", "caught")] {
-            first.keep(judged(name, verdict)).unwrap();
-        }
-        let mut second = Results::load(&path, "second");
-        assert!(second.get("c", 300).is_none(), "judged with other programs");
-        second.keep(judged("a", "caught")).unwrap();
-        // Interrupted, and begun again.
-        let second = Results::load(&path, "second");
+        let mut first = Results::load(&path, digests(&["test", "swarm"]));
+        first.keep(judged("a", "survived", &["test", "swarm"])).unwrap();
+        first.keep(judged("b", "caught", &["test"])).unwrap();
+        first.keep(judged("c", "caught", &["swarm"])).unwrap();
+        assert!(["a", "b", "c"].iter().all(|name| first.get(name, 300).is_some()));
+        assert!(first.get("a", 301).is_none(), "it survived fewer worlds");
+        // One more test, and another swarm.
+        let second = Results::load(&path, digests(&["test", "more", "swarm2"]));
         fs::remove_file(&path).unwrap();
-        assert!(second.get("a", 300).is_some());
-        assert_eq!(second.missed(), ["b".to_owned()].into());
+        assert!(second.get("b", 300).is_some(), "the test still catches it");
+        assert!(second.get("c", 300).is_none() && second.get("a", 300).is_none());
+        assert_eq!(second.missed(), digests(&["a"]));
+        assert_eq!(second.passed("a", 300), digests(&["test", "swarm"]), "need not be asked again");
+        assert_eq!(second.passed("a", 301), digests(&[]));
     }
 }

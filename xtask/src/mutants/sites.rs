@@ -155,8 +155,9 @@ impl Form {
             Self::Compared { left, right, was, becomes } => {
                 let arms = (number..).zip(becomes).map(|(number, op)| format!("{number} => l {op} r, "));
                 let arms: String = arms.collect();
-                let after =
-                    format!(")) {{ (l, r) => match crate::mutant::active() {{ {arms}_ => l {was} r }} }})");
+                let after = format!(
+                    ")) {{ (l, r) => match crate::mutant::active({number}) {{ {arms}_ => l {was} r }} }})"
+                );
                 let middle = Some((left.end..right.start, "), &("));
                 around(left.start..right.end, middle, "(match (&(".to_owned(), after);
             }
@@ -534,7 +535,7 @@ mod tests {
     #[test]
     fn operators_become_switches_and_nothing_is_evaluated_twice() {
         let text = rewritten("fn f(a: u8) -> Digest { g(a < h()) }");
-        assert!(text.contains("(match (&(a), &(h())) { (l, r) => match crate::mutant::active() { 0 => l <= r, 1 => l > r, _ => l < r } })"), "{text}");
+        assert!(text.contains("(match (&(a), &(h())) { (l, r) => match crate::mutant::active(0) { 0 => l <= r, 1 => l > r, _ => l < r } })"), "{text}");
         let text = rewritten("fn f() -> Digest { g(x.a == 1 && b) }");
         assert!(
             text.contains(

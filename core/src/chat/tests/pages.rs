@@ -1,11 +1,13 @@
 //! Pages against lists: whatever is asked for, in a history that lies in memory, in runs and in merges.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::disk::Disk;
 use super::*;
+use crate::vsr::machine::Unanswered;
 use crate::wire::page::{PageQuery, Span};
 
 /// Blocks that are counted, each once.
@@ -21,6 +23,50 @@ impl Blocks for Counted<'_> {
         }
         self.disk.get(reference)
     }
+}
+
+/// Blocks of which some are here, and those that a reader names.
+struct Fetched<'a> {
+    disk: &'a mut Disk,
+    here: BTreeSet<BlockRef>,
+    named: Vec<BlockRef>,
+    /// Those of the ones here that were looked at.
+    used: BTreeSet<BlockRef>,
+}
+
+impl Blocks for Fetched<'_> {
+    fn get(&mut self, reference: &BlockRef) -> Option<&[u8]> {
+        let is_here = self.here.contains(reference);
+        self.used.extend(is_here.then_some(*reference));
+        if is_here { self.disk.get(reference) } else { None }
+    }
+
+    fn expect(&mut self, reference: &BlockRef) {
+        self.named.push(*reference);
+    }
+}
+
+/// Asks again and again, each time with what was named the last time: how often blocks were waited for, how many were
+/// fetched, and how many of these were needed.
+fn fetch_page(chat: &Chat, query: PageQuery<'_>, bytes: usize, disk: &mut Disk) -> (usize, usize, usize) {
+    let mut encoded = Vec::new();
+    Query::Page(query).encode(&mut encoded).unwrap();
+    let pool = crate::pool::Pool::new(&[crate::pool::Class { size: bytes, count: 1 }]);
+    let mut blocks = Fetched { disk, here: BTreeSet::new(), named: Vec::new(), used: BTreeSet::new() };
+    for waits in 0.. {
+        let mut answer = pool.draft(bytes).unwrap();
+        blocks.used.clear();
+        match chat.query(&encoded, &mut blocks, &mut answer) {
+            Ok(()) => return (waits, blocks.here.len(), blocks.used.len()),
+            Err(Unanswered::Needs(reference)) => {
+                assert!(blocks.named.len() <= 24, "bounded: {}", blocks.named.len());
+                blocks.here.insert(reference);
+                blocks.here.extend(blocks.named.drain(..));
+            }
+            Err(Unanswered::Malformed) => panic!("what is referenced is ours"),
+        }
+    }
+    unreachable!("an answer comes")
 }
 
 /// A page as it came.
@@ -250,6 +296,18 @@ proptest! {
                     }
                 }
                 prop_assert!(asked.blocks <= 24, "{} blocks for {:?}", asked.blocks, query);
+                // Blocks are waited for together: once for messages, and once for entries of a lane, each way; only
+                // where a time falls is found block by block.
+                let (waits, fetched, used) = fetch_page(&world.chat, query, bytes, &mut world.disk);
+                let times = match span {
+                    Span::Since { until: Some(_), .. } => 2,
+                    Span::Since { .. } | Span::Until(_) => 1,
+                    _ => 0,
+                };
+                let most = 3 * times + if thread == 0 { 1 } else { 4 + 4 };
+                prop_assert!(waits <= most, "{} waits for {:?}", waits, query);
+                let is_cut = bytes == small || asked.blocks >= 20;
+                prop_assert!(is_cut || fetched == used, "{} of {} for {:?}", used, fetched, query);
             }
         }
     }

@@ -83,8 +83,9 @@ impl Forest {
         let Some(reference) = erasing.blocks.last().copied() else {
             // Older copies may lie anywhere, also of what was on its way from block to block.
             self.wipe_again = true;
-            // What is in memory becomes part of this checkpoint's run, without its content.
-            if self.frozen.get(key).is_none() {
+            // What is in memory becomes part of this checkpoint's run, without its content; unless retention removed it.
+            let is_removed = key.seq < self.cuts.first[key.room as usize];
+            if is_removed || self.frozen.get(key).is_none() {
                 work.erased.push(key);
             }
             *erasing = Erasing { at: erasing.at + 1, ..Erasing::default() };
@@ -164,15 +165,27 @@ impl Forest {
         }
     }
 
+    /// Blocks that a work wipes at most, of a grid whose blocks were in use up to this one.
+    fn wiped_most(&self, end: u64) -> u64 {
+        let (share, least) =
+            if self.hurries { (WIPE_SHARE_HURRIED, WIPE_LEAST_HURRIED) } else { (WIPE_SHARE, WIPE_LEAST) };
+        (end / share).max(least)
+    }
+
+    /// Blocks that the work which has just begun will wipe, more or less.
+    pub(super) fn wipe_expected(&self) -> u64 {
+        let end = self.high_water;
+        let free = end.saturating_sub(self.writer.free.used());
+        if self.wipe == 0 { 0 } else { self.wiped_most(end).min(free) }
+    }
+
     /// Writes zeros over the next free block; false: enough for this work.
     pub(super) fn wipe_step(&mut self, work: &mut Work) -> bool {
         let free = &self.writer.free;
         // Not only up to the highest in use: a file that shrank inside has old copies beyond.
         let end = self.high_water.max(free.highest());
         let left = free.free().saturating_sub(self.trailer_max(self.writer.made()));
-        let (share, least) =
-            if self.hurries { (WIPE_SHARE_HURRIED, WIPE_LEAST_HURRIED) } else { (WIPE_SHARE, WIPE_LEAST) };
-        if self.wipe == 0 || left == 0 || work.wiped >= (end / share).max(least) {
+        if self.wipe == 0 || left == 0 || work.wiped >= self.wiped_most(end) {
             return false;
         }
         let next = (self.wipe..=end).find(|address| free.is_free(*address));

@@ -355,12 +355,11 @@ impl Forest {
     /// Says whether all that was pending before is done.
     fn apply_erasures(&mut self) -> bool {
         let Erasures { pending, done, fresh } = &mut self.erasures;
-        let cuts = &self.cuts.first;
         done.sort_unstable();
         pending.retain(|key| done.binary_search(key).is_err());
         let all_done = pending.is_empty();
+        // Those too that retention has removed since: what it removed lies in blocks until these are merged.
         pending.append(fresh);
-        pending.retain(|key| key.seq >= cuts[key.room as usize]);
         pending.sort_unstable();
         pending.dedup();
         done.clear();
@@ -488,6 +487,18 @@ impl Forest {
         let pages = (self.pages.len() as u64).div_ceil(capacity) + 1;
         let blocks = with_index(brought) + merged + pages;
         blocks + self.trailer_max(blocks)
+    }
+
+    /// Blocks that the work which has just [begun](Self::begin) will make, more or less: to pace it by.
+    #[must_use]
+    pub fn work_expected(&self) -> u64 {
+        let body = self.shape.grid.body_max();
+        let brought = self.frozen.bytes().div_ceil(body);
+        let jobs = self.tree.levels.iter().filter_map(|level| level.job.as_ref());
+        let merged: usize = jobs.map(|job| work::quota(job, self.number, brought)).sum();
+        let blocks = (brought + merged + self.log.left()) as u64;
+        // A block of the index for twenty of messages, where rooms are many.
+        blocks + blocks / 16 + self.wipe_expected() + 8
     }
 
     /// Blocks that manifest, free set and root take at most, after so many others were made.

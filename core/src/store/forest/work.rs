@@ -335,7 +335,7 @@ impl Forest {
 }
 
 /// Blocks that a job consumes for this checkpoint.
-fn quota(job: &Job, number: u64, brought: usize) -> usize {
+pub(super) fn quota(job: &Job, number: u64, brought: usize) -> usize {
     match job.purpose {
         Purpose::Merge => job.quota(number),
         Purpose::Sweep { .. } => sweep_pace(brought as u64) as usize,

@@ -102,6 +102,8 @@ struct Stream {
     payload: Vec<u8>,
     /// Where in the body the current record begins; `None`: the block is not here.
     at: Option<usize>,
+    /// The key of that record, so that choosing the lowest of all streams reads none of them.
+    key: Option<Key>,
     /// The block of this entry.
     entry: usize,
 }
@@ -179,7 +181,7 @@ impl Step {
             stream.payload.extend_from_slice(block.body);
             // What was handled in an earlier step is passed over.
             let handled = Records::new(block.body).take_while(|record| record.key() < job.position);
-            stream.at = Some(handled.map(|record| record.size()).sum());
+            stream.move_to(Some(handled.map(|record| record.size()).sum()));
         }
         Ok(())
     }
@@ -191,8 +193,8 @@ impl Step {
         writer: &mut Writer,
         judge: &dyn Fn(&Record<'_>) -> Verdict,
     ) -> Result<Progress, WorkError> {
+        self.finish_blocks(job, writer);
         loop {
-            self.finish_blocks(job, writer);
             if self.is_at_end(job) {
                 job.output.close(writer)?;
                 return Ok(Progress::Done { position: self.position(job) });
@@ -201,8 +203,8 @@ impl Step {
                 return Ok(Progress::Reads);
             }
             let Some(stream) = self.lowest() else {
-                // Every block is here and none has a record: all are used up.
-                continue;
+                // Every block is here and none has a record: one that is not used up is none of ours.
+                return Err(WorkError::Malformed);
             };
             let record = self.streams[stream].record().ok_or(Malformed)?;
             let (size, verdict) = (record.size(), judge(&record));
@@ -228,8 +230,11 @@ impl Step {
             if verdict == Verdict::Erase {
                 self.erased.push(key);
             }
-            let at = &mut self.streams[stream].at;
-            *at = at.map(|at| at + size);
+            let stream = &mut self.streams[stream];
+            stream.move_to(stream.at.map(|at| at + size));
+            if stream.key.is_none() {
+                self.finish_blocks(job, writer);
+            }
         }
     }
 
@@ -241,6 +246,7 @@ impl Step {
                 *stream = Stream {
                     payload: core::mem::take(&mut stream.payload),
                     at: None,
+                    key: None,
                     entry: stream.entry + 1,
                 };
                 input.consumed += 1;
@@ -257,22 +263,25 @@ impl Step {
 
     /// The stream with the lowest record. All blocks are here.
     fn lowest(&self) -> Option<usize> {
-        let key = |stream: &Stream| stream.record().map(|record| record.key());
-        let keys = self.streams.iter().enumerate().filter_map(|(at, stream)| Some((key(stream)?, at)));
+        let keys = self.streams.iter().enumerate().filter_map(|(at, stream)| Some((stream.key?, at)));
         keys.min().map(|(_, at)| at)
     }
 
     /// The first key that was not handled.
     fn position(&self, job: &Job) -> Key {
         let next = self.streams.iter().zip(&job.inputs).map(|(stream, input)| {
-            let record = stream.record().map(|record| record.key());
-            record.or_else(|| input.run.entries.get(stream.entry).map(|entry| entry.first))
+            stream.key.or_else(|| input.run.entries.get(stream.entry).map(|entry| entry.first))
         });
         next.flatten().min().unwrap_or(Key::END)
     }
 }
 
 impl Stream {
+    fn move_to(&mut self, at: Option<usize>) {
+        self.at = at;
+        self.key = self.record().map(|record| record.key());
+    }
+
     fn record(&self) -> Option<Record<'_>> {
         Records::new(&self.payload[self.at?..]).next()
     }

@@ -24,6 +24,9 @@ use crate::wire::entry::Digest;
 pub trait Blocks {
     /// The payload of this very block, if it is here.
     fn get(&mut self, reference: &BlockRef) -> Option<&[u8]>;
+
+    /// Told of a read that lacks a block: this one it needs too, unless it ends before. So all can be fetched together.
+    fn expect(&mut self, _: &BlockRef) {}
 }
 
 impl Blocks for Cache {
@@ -138,12 +141,33 @@ impl Page {
                 continue;
             }
             let (&Entry { reference, .. }, counts) = view.tree.find(key).ok_or(Malformed)?;
-            let Some(payload) = blocks.get(&reference) else { return Ok(Ended::Needs(reference)) };
+            let Some(payload) = blocks.get(&reference) else {
+                self.expect(view, blocks);
+                return Ok(Ended::Needs(reference));
+            };
             self.blocks += 1;
             if !self.take(view, records(view.shape, &reference, payload)?, counts, sink)? {
                 return Ok(Ended::Done);
             }
         }
+    }
+
+    /// Names the blocks that what is left of the page lies in, those that it needs first before the others.
+    pub fn expect(&self, view: &View<'_>, blocks: &mut dyn Blocks) {
+        let Some(next) = self.next().filter(|_| self.left > 0) else { return };
+        let others = u64::from(self.left) - 1;
+        let (low, high) = match self.direction {
+            Direction::Up => (next, next.saturating_add(others).min(self.last)),
+            Direction::Down => (next.saturating_sub(others).max(self.first), next),
+        };
+        if view.in_memory(Key { room: self.room, seq: low }).is_some() {
+            return;
+        }
+        let mut holders = view.tree.holders(self.room, low, high);
+        if self.direction == Direction::Down {
+            holders.reverse();
+        }
+        holders.iter().for_each(|reference| blocks.expect(reference));
     }
 
     /// Yields what a block has of the page, from sequence `counts` on; an error when it has not even the next one.

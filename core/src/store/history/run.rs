@@ -76,6 +76,14 @@ impl Run {
         self.entries.get(at.checked_sub(1)?)
     }
 
+    /// The blocks that hold what the run has between two keys, both included.
+    #[must_use]
+    pub fn between(&self, from: Key, to: Key) -> &[Entry] {
+        let start = self.entries.partition_point(|entry| entry.first <= from).saturating_sub(1);
+        let end = self.entries.partition_point(|entry| entry.first <= to);
+        self.entries.get(start..end).unwrap_or(&[])
+    }
+
     /// Among the blocks that begin before `until`: the last that begins with a message of the room that is not after
     /// `time`, but none before the one that holds `from`.
     pub(super) fn find_since(&self, from: Key, time: u64, until: Key) -> Option<&Entry> {

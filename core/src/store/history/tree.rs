@@ -124,6 +124,25 @@ impl Tree {
         segment.run.find(key).map(|entry| (entry, segment.first))
     }
 
+    /// The blocks in which a room's messages from `low` to `high` lie, in their order, if they are on disk.
+    #[must_use]
+    pub fn holders(&self, room: u32, low: u64, high: u64) -> Vec<BlockRef> {
+        let mut segments = Vec::new();
+        self.segments(room, |segment| segments.push(segment));
+        segments.sort_unstable_by_key(|segment| segment.first);
+        let mut holders = Vec::new();
+        for (at, segment) in segments.iter().enumerate() {
+            // A part ends where the next one begins.
+            let end = segments.get(at + 1).map_or(high, |next| high.min(next.first.saturating_sub(1)));
+            let start = low.max(segment.first);
+            if start <= end {
+                let entries = segment.run.between(Key { room, seq: start }, Key { room, seq: end });
+                holders.extend(entries.iter().map(|entry| entry.reference));
+            }
+        }
+        holders
+    }
+
     /// The block in which the room's first message since `time` must be sought when those before `from` do not count:
     /// in the oldest part that goes on until then, the last block that begins no later. What is not on disk is newer.
     #[must_use]

@@ -119,6 +119,12 @@ impl PageLog {
         self.done == self.list.len()
     }
 
+    /// Blocks that are still to be made.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        (self.list.len() - self.done).div_ceil(self.capacity)
+    }
+
     /// Makes the next block.
     pub fn advance(&mut self, pages: &mut Pages, writer: &mut Writer) -> Result<(), GridFull> {
         let end = (self.done + self.capacity).min(self.list.len());
