@@ -170,7 +170,7 @@ fn a_transfer_gets_there_while_the_shard_serves() {
         assert_eq!(cluster.request(&[say(key, &body)]).expect("two are a quorum")[0].seq, said);
         cluster.pass(Duration::from_millis(2));
     };
-    (0..700).for_each(|_| say_one(&mut cluster));
+    (0..500).for_each(|_| say_one(&mut cluster));
     cluster.pass(LONG);
     cluster.crash(2);
     cluster.outside[2].disk[SUPERBLOCK_ZONE..].fill(0);
@@ -179,7 +179,7 @@ fn a_transfer_gets_there_while_the_shard_serves() {
     // It reads its empty log first.
     while cluster.complete_one(2) {}
     cluster.stalled.push(2);
-    let (per_op, interval) = (5, cluster.config.layout.interval() as usize);
+    let (per_op, interval) = (4, cluster.config.layout.interval() as usize);
     assert!(all > 2 * per_op * interval, "a checkpoint of {all} blocks is gone before all were looked at");
     for _ in 0..all {
         say_one(&mut cluster);

@@ -18,8 +18,9 @@ use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 const MOMENT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_millis(600);
-/// Blocks that a turn makes when no commit waits for them: two steps of one or two.
-const IN_A_TURN: usize = 4;
+/// Blocks that a turn makes when no commit waits for them: the largest checkpoint's blocks, shared out among the ops of
+/// three quarters of its interval, here six.
+const IN_A_TURN: usize = 5;
 /// Long messages that an entry has room for.
 const BATCH: u64 = 6;
 /// Questions for a block that nobody has, after which another checkpoint is asked for.
