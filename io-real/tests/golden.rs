@@ -206,7 +206,8 @@ fn cluster_of(inspected: &str) -> String {
 fn data_files_of_every_format_say_what_they_said_and_serve() {
     let folder = Folder::new("files");
     let key = folder.key();
-    for (name, key) in [("v2", None), ("v3", Some(key.as_str()))] {
+    let key = Some(key.as_str());
+    for (name, key) in [("v2", None), ("v3", key), ("v2-rules", None), ("v3-rules", key)] {
         let file = folder.unpacked(&format!("{name}/data"));
         let expected = std::fs::read_to_string(golden().join(name).join("data.json")).unwrap();
         let found = inspected(&file, key);
@@ -227,9 +228,14 @@ fn data_files_of_every_format_say_what_they_said_and_serve() {
         assert_eq!(head, MESSAGES, "{history}");
         let more: Vec<Value> = (1..=30).map(|number| shard.publish("general", MESSAGES + number)).collect();
         assert_eq!(more[29]["seq"], json!((head + 30).to_string()), "{more:?}");
-        // Formatted before there were rules of rooms: it has no room for any.
-        let set = shard.retention("set", &["--room", "tea", "--messages", "1"]);
-        assert!(set.expect_err("it has none").contains("16013"));
+        if name.ends_with("-rules") {
+            let shown = shard.retention("show", &["--room", "tea"]).expect("it has rules");
+            assert_eq!(shown["of_room"]["age_s"], json!(CENTURY), "{shown}");
+        } else {
+            // Formatted before there were rules of rooms: it has no room for any.
+            let set = shard.retention("set", &["--room", "tea", "--messages", "1"]);
+            assert!(set.expect_err("it has none").contains("16013"));
+        }
         drop(shard);
         let later = inspected(&file, key);
         let messages = rows(&expected).into_iter().filter(|row| row.get("body").is_some());
