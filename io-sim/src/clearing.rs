@@ -30,9 +30,9 @@ const NAME: &str = "operator";
 const USER: UserId = UserId(u32::MAX);
 /// Of his steps in which nothing is left to do those that erase something.
 const ERASES: Ppm = 300_000;
-/// Checkpoints after which all disks are clean (`docs/storage.md`): 18 that hurry, the one of the erasure's interval
+/// Checkpoints after which all disks are clean (`docs/storage.md`): 19 that hurry, the one of the erasure's interval
 /// and its end.
-const INTERVALS: u64 = 20;
+const INTERVALS: u64 = 21;
 /// How often he looks, and how long he waits for a shard that does nothing.
 const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(30);
