@@ -18,8 +18,8 @@ use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
 const MOMENT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_millis(600);
-/// Blocks that a turn makes when no commit waits for them: two steps of one or two.
-const IN_A_TURN: usize = 4;
+/// Blocks of a checkpoint that a turn makes: an op's share, if the work is to be done in three quarters of the interval.
+const IN_A_TURN: usize = 5;
 /// Long messages that an entry has room for.
 const BATCH: u64 = 6;
 /// Questions for a block that nobody has, after which another checkpoint is asked for.

@@ -90,7 +90,9 @@ impl ExactlyOnce {
     /// temporary error ends nothing.
     fn refused(&mut self, call: CallId, error: ErrorCode) -> Result<(), Violation> {
         let Some((scope, body)) = self.calls.get(&call) else { return Ok(()) };
-        let of_its_time = [ErrorCode::KeyTooOld, ErrorCode::KeyFromFuture].contains(&error);
+        // The message that was to be erased was not there yet: asked again, it may be.
+        let of_its_time =
+            [ErrorCode::KeyTooOld, ErrorCode::KeyFromFuture, ErrorCode::PositionAhead].contains(&error);
         if of_its_time || error.entry().temporary {
             return Ok(());
         }
