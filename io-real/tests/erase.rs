@@ -79,7 +79,8 @@ fn what_is_erased_now_is_in_no_file_of_any_replica() {
     shard.published += 2;
     say(&mut shard, 3);
     let page = |from: &str| {
-        let history = json!({"id": 1, "history": {"room": "general", "from": from, "limit": 3}});
+        let history = json!({"id": 1, "history": {"room": "general", "from": from, "limit": 3,
+            "consistency": "linearizable"}});
         shard.rpc(&history).unwrap()["history"]["messages"].clone()
     };
     for (from, seq) in [("100", 101), ("501", 502)] {
