@@ -258,13 +258,18 @@ fn calls_in(bytes: &[u8]) -> Vec<u64> {
     while let Some(at) = rest.iter().position(|byte| *byte == BEGINS[0]) {
         rest = &rest[at..];
         if let Some(said) = rest.strip_prefix(BEGINS) {
-            let mut numbers = said.split(|byte| *byte == b'/');
-            let digits = numbers.nth(1).and_then(|digits| std::str::from_utf8(digits).ok());
-            calls.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+            let mut numbers = said.split(|byte| *byte == b'/').map(number);
+            if numbers.next().flatten().is_some() {
+                calls.extend(numbers.next().flatten());
+            }
         }
         rest = &rest[1..];
     }
     calls
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn id_of(place: Place) -> ReplicaId {
