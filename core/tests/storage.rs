@@ -474,6 +474,39 @@ fn a_state_transfer_goes_on_where_a_crash_ended_it() {
     }
 }
 
+/// Whatever it was given so far lies where nothing of the state at op 0 does. (Found by the simulator: all who could have
+/// had a checkpoint took their own for lost, and asked for one of op 0, of which nobody has a block.)
+#[test]
+fn h37_who_began_a_transfer_at_op_0_still_has_the_state_at_op_0() {
+    let mut cluster = ready(3, 2);
+    cluster.crash(2);
+    for number in 3..=56 {
+        let (key, body) = (cluster.key(number), number.to_string().repeat(300));
+        cluster.request(&[say(key, &body)]).expect("two are a quorum");
+    }
+    cluster.start(2);
+    let mut blocks = 0;
+    while blocks < 4 {
+        while (0..3).any(|at| cluster.complete_one(at)) {}
+        for (from, to, frame) in cluster.collect() {
+            blocks += usize::from(frame.header.command() == Command::Block && to == replica(2));
+            cluster.deliver(from, to, frame);
+        }
+        cluster.only_time(Duration::from_millis(1));
+    }
+    while cluster.complete_one(2) {}
+    let view = cluster.view(2);
+    assert!(view.transferring && view.state_lost && view.checkpoint == 0, "{view:?}");
+    (0..3).for_each(|at| cluster.crash(at));
+    cluster.start(2);
+    cluster.pass(LONG);
+    let view = cluster.view(2);
+    assert!(view.transferring && !view.state_lost && view.checkpoint == 0, "{view:?}");
+    (0..2).for_each(|at| cluster.start(at));
+    cluster.pass(LONG);
+    assert_agree(&cluster);
+}
+
 /// Replica 2 lacks everything and has begun to take the newest checkpoint, of which its only holder has lost a part.
 /// That one waits for a newer checkpoint, which is made once replica 2 takes the older one that is whole.
 #[test]

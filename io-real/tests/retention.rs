@@ -70,7 +70,11 @@ fn rules_change_while_the_shard_runs_and_what_is_gone_is_served_and_exported_no_
     shown(&shard, "retention set", &["--room", "general", "--age", "forever"]);
     let first: u64 = history(&shard, 0)["history"]["first"].as_str().unwrap().parse().unwrap();
 
-    // Replicas that begin anew know it, and so does whoever reads their files.
+    files_know_the_rules(shard, first);
+}
+
+/// Replicas that begin anew know the rules, and so does whoever reads their files: nothing before `first` is there.
+fn files_know_the_rules(mut shard: Shard, first: u64) {
     shard.replicas.clear();
     for replica in 0..3 {
         let peers = shard.peers();

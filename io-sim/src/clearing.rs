@@ -30,9 +30,9 @@ const NAME: &str = "operator";
 const USER: UserId = UserId(u32::MAX);
 /// Of his steps in which nothing is left to do those that erase something.
 const ERASES: Ppm = 300_000;
-/// Checkpoints after which all disks are clean (`docs/storage.md`): 18 that hurry, the one of the erasure's interval
+/// Checkpoints after which all disks are clean (`docs/storage.md`): 19 that hurry, the one of the erasure's interval
 /// and its end.
-const INTERVALS: u64 = 20;
+const INTERVALS: u64 = 21;
 /// How often he looks, and how long he waits for a shard that does nothing.
 const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -258,13 +258,18 @@ fn calls_in(bytes: &[u8]) -> Vec<u64> {
     while let Some(at) = rest.iter().position(|byte| *byte == BEGINS[0]) {
         rest = &rest[at..];
         if let Some(said) = rest.strip_prefix(BEGINS) {
-            let mut numbers = said.split(|byte| *byte == b'/');
-            let digits = numbers.nth(1).and_then(|digits| std::str::from_utf8(digits).ok());
-            calls.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
+            let mut numbers = said.split(|byte| *byte == b'/').map(number);
+            if numbers.next().flatten().is_some() {
+                calls.extend(numbers.next().flatten());
+            }
         }
         rest = &rest[1..];
     }
     calls
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn id_of(place: Place) -> ReplicaId {

@@ -102,7 +102,7 @@ impl World<'_> {
         // Whatever it would do by itself it does first: the work of a checkpoint goes on in each turn, and what one turn
         // gives up may let the next one begin something.
         let mut calm_turns = 0;
-        while calm_turns < 2 {
+        while calm_turns < CALM_TURNS {
             let acted = self.turn_now(place);
             calm_turns = if acted && self.is_calm(place) { 0 } else { calm_turns + 1 };
         }
@@ -192,6 +192,10 @@ fn forged(trick: Trick, frame: &Bytes, to: Place, role: &Role, random: &mut Rand
     bytes[..digest.0.len()].copy_from_slice(&digest.0);
     Some(bytes.into())
 }
+
+/// Turns in a row in which a process does nothing by itself, before something is said to it: the work of a checkpoint
+/// pauses for a turn or two.
+const CALM_TURNS: u32 = 4;
 
 /// The kind of an address that is a replica's.
 const REPLICA: u8 = 1;

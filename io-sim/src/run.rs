@@ -93,7 +93,7 @@ fn settle(world: &mut World<'_>, healed: Instant, grace: Duration) {
         if !world.has_settled() {
             settled = world.now;
         }
-        if world.primary().is_none() && world.now < healed.after(BOUND) {
+        if !world.has_sound_primary() && world.now < healed.after(BOUND) {
             // Leases begin anew with each primary.
             patience = world.now.after(grace);
         }

@@ -277,9 +277,14 @@ impl<'a> World<'a> {
         let mut members = self.core_members().into_iter().filter_map(|place| self.replica(place));
         let mut edges = self.processes.iter().filter_map(|one| one.node.as_ref()?.edge());
         self.has_converged()
-            && self.primary().is_some()
+            && self.has_sound_primary()
             && edges.all(|edge| edge.is_idle())
             && members.all(|one| one.sessions().iter().all(|session| is_there(session.client)))
+    }
+
+    /// Whether the primary is one of those that are healed: another one may serve nobody, until the others notice.
+    pub(crate) fn has_sound_primary(&self) -> bool {
+        self.primary().is_some_and(|place| self.core.contains(&place))
     }
 
     /// The primary of the highest view, if it is up.

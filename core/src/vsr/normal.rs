@@ -354,16 +354,14 @@ impl<M: Machine> Replica<M> {
         let keep = 2 * u64::from(self.config.pipeline);
         let slot = self.journal.at_mut(slot_number);
         slot.traces.written(written);
-        let overtaken = slot.writing != slot.digest;
-        if written {
-            (slot.durable, slot.faulty) = (slot.writing, false);
-        }
-        slot.writing = None;
+        let (overtaken, content) = (slot.writing != slot.digest, slot.writing.take());
         if !written {
             // Not at once: a disk that refuses may refuse for long.
             self.refused = true;
-            self.mark(Mark::WriteRefused);
-        } else if overtaken {
+            return self.mark(Mark::WriteRefused);
+        }
+        (slot.durable, slot.faulty) = (content, false);
+        if overtaken {
             // The op that this slot is for changed meanwhile.
             self.unwritten = true;
             self.mark(Mark::WriteOvertaken);

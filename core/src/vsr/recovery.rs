@@ -270,11 +270,12 @@ impl<M: Machine> Replica<M> {
     /// The state that the superblock names; without it we know where the log goes on, and wait for a peer's.
     fn load_own_checkpoint(&mut self, opening: Option<Opening>) {
         let durable = self.superblock.durable();
-        let (checkpoint, transferring) = (durable.checkpoint, durable.transferring);
+        let checkpoint = durable.checkpoint;
         let opened = opening
             .and_then(Opening::done)
             .is_some_and(|forest| self.load_forest(forest).is_ok_and(|header| header == checkpoint.header));
-        let is_first = checkpoint.number == 0 && !transferring;
+        // The state at op 0 has no blocks that a transfer could have overwritten. Nobody could give it to us either.
+        let is_first = checkpoint.number == 0;
         self.state_lost = !opened && !is_first;
         if self.state_lost {
             self.mark(Mark::RecoverStateLost);

@@ -1,6 +1,6 @@
 //! A key takes effect once or not at all, however often, wherever and however late it was sent (I05).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use io_sim::history::{CallId, Final, Observation, SeenMessage, Violation, What};
 use tigerchat_core::errors::ErrorCode;
@@ -25,6 +25,8 @@ pub struct ExactlyOnce {
     passed: Ledger,
     acknowledged: BTreeMap<Scope, Outcome>,
     refused: BTreeMap<Scope, (Vec<u8>, ErrorCode)>,
+    /// Calls that are to erase a message.
+    erasures: BTreeSet<CallId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,10 @@ impl Checker for ExactlyOnce {
             What::Acknowledged { call, seq, op, index, time, chain, epoch, .. } => {
                 let (seq, op, index, time, chain, epoch) = (*seq, *op, *index, *time, *chain, *epoch);
                 self.acknowledged(*call, Outcome { seq, op, index, time, chain, epoch })
+            }
+            What::Erases { call, .. } => {
+                self.erasures.insert(*call);
+                Ok(())
             }
             What::Refused { call, error, .. } => self.refused(*call, *error),
             What::Delivered { message, .. } => self.message(message),
@@ -85,13 +91,15 @@ impl ExactlyOnce {
         self.stands_at(&scope, outcome.seq)
     }
 
-    /// A refusal says that the call has no effect. Three do not: a key whose time is too old, or too new, for one
-    /// attempt may have taken effect at another (the shard's time goes on, and a primary's clock may be behind), and a
-    /// temporary error ends nothing.
+    /// A refusal says that the call has no effect. Four do not: a key whose time is too old, or too new, for one
+    /// attempt may have taken effect at another (the shard's time goes on, and a primary's clock may be behind); a
+    /// message that is to be erased and is not there yet for one attempt is for another; and a temporary error ends
+    /// nothing.
     fn refused(&mut self, call: CallId, error: ErrorCode) -> Result<(), Violation> {
         let Some((scope, body)) = self.calls.get(&call) else { return Ok(()) };
         let of_its_time = [ErrorCode::KeyTooOld, ErrorCode::KeyFromFuture].contains(&error);
-        if of_its_time || error.entry().temporary {
+        let came_early = error == ErrorCode::PositionAhead && self.erasures.contains(&call);
+        if of_its_time || came_early || error.entry().temporary {
             return Ok(());
         }
         if self.bodies.get(scope) == Some(body) {
@@ -190,6 +198,23 @@ mod tests {
             }
         });
         story.violates::<ExactlyOnce>("a message of alice was refused (key_conflict), yet it stands");
+    }
+
+    #[test]
+    fn only_an_erasure_may_be_ahead_and_stand_later() {
+        let mut story = Story::good();
+        story.change(|what| {
+            if let What::Acknowledged { user: UserId(0), call: call @ CallId(1), .. } = *what {
+                *what = What::Refused { user: UserId(0), call, error: ErrorCode::PositionAhead };
+            }
+        });
+        let mut erasure = story.clone();
+        erasure.insert_after(
+            |what| matches!(what, What::Published { call: CallId(1), .. }),
+            What::Erases { user: UserId(0), call: CallId(1), room: "general".into(), seq: 1 },
+        );
+        assert_eq!(erasure.judge::<ExactlyOnce>(), Ok(()));
+        story.violates::<ExactlyOnce>("a message of alice was refused (position_ahead), yet it stands");
     }
 
     #[test]

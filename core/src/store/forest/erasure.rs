@@ -25,8 +25,9 @@ const WIPE_LEAST: u64 = 16;
 /// The same in a hurry.
 const WIPE_SHARE_HURRIED: u64 = 8;
 const WIPE_LEAST_HURRIED: u64 = 4096;
-/// Checkpoints that hurry: the one that erases, the rest of a wipe that was under way, and a whole one.
-pub(super) const HURRY: u64 = 2 * WIPE_SHARE_HURRIED + 2;
+/// Checkpoints that hurry: the one that erases, one more if a merge was in the midst of the block, the rest of a wipe that
+/// was under way, and a whole one.
+pub(super) const HURRY: u64 = 2 * WIPE_SHARE_HURRIED + 3;
 
 /// How far a step got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,14 +149,18 @@ impl Forest {
     fn holders(&self, key: Key) -> Vec<BlockRef> {
         let read = self.tree.find(key).map(|(entry, _)| entry.reference);
         let mut blocks: Vec<BlockRef> = read.into_iter().collect();
-        for Input { run, consumed } in self.tree.inputs() {
-            let Some(entry) = run.entries.get(*consumed) else { continue };
-            let end = run.entries.get(consumed + 1).map_or(Key::END, |next| next.first);
-            if (entry.first..end).contains(&key) && read != Some(entry.reference) {
-                blocks.push(entry.reference);
-            }
-        }
+        let partly = self.tree.inputs().filter_map(|input| partly_handled(input, key));
+        blocks.extend(partly.filter(|reference| read != Some(*reference)));
         blocks
+    }
+
+    /// What this work has seen to is done. What a merge left out is not, as long as the block from which it came is in use
+    /// for what comes behind it: the next work writes that one anew.
+    pub(super) fn settle_erasures(&mut self, work: &mut Work) {
+        self.wipe_again |= !work.merged.is_empty();
+        work.merged.retain(|key| !self.tree.inputs().any(|input| partly_handled(input, *key).is_some()));
+        self.erasures.done.append(&mut work.erased);
+        self.erasures.done.append(&mut work.merged);
     }
 
     /// Before a work's first step: whether a wipe begins. One that is under way is finished first.
@@ -199,4 +204,11 @@ impl Forest {
         }
         next.is_some()
     }
+}
+
+/// The block of an input that a merge has handled in part, if this message may lie in it.
+fn partly_handled(Input { run, consumed }: &Input, key: Key) -> Option<BlockRef> {
+    let entry = run.entries.get(*consumed)?;
+    let end = run.entries.get(consumed + 1).map_or(Key::END, |next| next.first);
+    (entry.first..end).contains(&key).then_some(entry.reference)
 }

@@ -54,6 +54,8 @@ pub(super) struct Work {
     /// Erasures that were done, and blocks that were wiped.
     pub(super) erased: Vec<Key>,
     pub(super) wiped: u64,
+    /// What merges did not take over.
+    pub(super) merged: Vec<Key>,
     /// Bytes that are being cut into blocks, and how many of them were.
     stream: Vec<u8>,
     cut: usize,
@@ -101,6 +103,7 @@ impl Work {
             positions: tree.levels.iter().map(|_| None).collect(),
             dropped: 0,
             erased: Vec::new(),
+            merged: Vec::new(),
             wiped: 0,
             stream: Vec::new(),
             cut: 0,
@@ -273,7 +276,7 @@ impl Forest {
             Progress::Done { position } => {
                 work.positions[level] = Some(position);
                 work.dropped += step.dropped;
-                work.erased.append(&mut step.erased);
+                work.merged.append(&mut step.erased);
                 work.step = None;
                 work.stage = Stage::Merge { level: level + 1 };
                 Ok(Standing::More)
@@ -289,7 +292,7 @@ impl Forest {
         self.tree.install(run, &work.positions, work.dropped, &mut self.writer);
         self.log.install(&mut self.writer);
         self.generation += 1;
-        self.erasures.done.append(&mut work.erased);
+        self.settle_erasures(work);
         for reference in self.trailer.drain(..) {
             self.writer.release(&reference);
         }
