@@ -214,21 +214,6 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// Entries that may be in flight: all of the pipeline, unless a backup that follows is about to fall behind what
-    /// the log holds. Rather than losing it to a state transfer, commits wait a little for it. One that does not
-    /// follow (dead, hung, its disk full) slows nobody down.
-    fn pipeline_allowed(&self) -> u64 {
-        let (now, slots) = (self.now.mono, self.journal.slots());
-        let follows = |acked: &&Acked| acked.op > 0 && now.since(acked.at) < self.resend_after() * 2;
-        let followers = self.acked.iter().filter(|(id, _)| *id != self.me).map(|(_, acked)| acked);
-        let lag = followers.filter(follows).map(|acked| self.journal.head.saturating_sub(acked.op)).max();
-        match lag.unwrap_or(0) {
-            lag if lag > slots * 3 / 4 => 0,
-            lag if lag > slots / 2 => 1,
-            _ => u64::from(self.config.pipeline),
-        }
-    }
-
     fn build_entry(&mut self, effects: &mut Effects) -> bool {
         let max = self.config.layout.entry_max();
         let Some(mut draft) = self.pool.draft(max) else { return false };
