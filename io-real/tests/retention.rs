@@ -82,7 +82,7 @@ fn files_know_the_rules(mut shard: Shard, first: u64) {
         shard.replicas.push(Some(process));
     }
     say(&mut shard, 1);
-    let after = shown(&shard, "retention show", &of_room);
+    let after = shown(&shard, "retention show", &["--room", "general"]);
     assert_eq!(after["first"], json!(first.to_string()), "{after}");
     assert_eq!(after["of_tenant"]["messages"], json!(20), "{after}");
     let head = after["head"].as_str().unwrap().to_owned();

@@ -11,6 +11,7 @@ pub mod coverage;
 pub mod distribution;
 pub mod junit;
 pub mod marks;
+pub mod memory;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser};
 use io_sim::{Plan, Recipe};
 use vopr::args::Args;
 use vopr::junit;
+use vopr::memory::prefer_large_pages;
 use vopr::progress::Progress;
 use vopr::report::Report;
 use vopr::run::{asked_for, catch_panics, play_scenario, run_recipe, run_seed, tell_recipe};
@@ -20,6 +21,7 @@ use vopr::tell::tell;
 use vopr::trace::{Heading, Recorder};
 
 fn main() -> ExitCode {
+    prefer_large_pages();
     let args = Args::parse();
     let Some(plan) = Plan::named(&args.plan) else {
         let known: Vec<_> = Plan::ALL.iter().map(|plan| plan.name).collect();

@@ -203,7 +203,7 @@ fn filled(payload: &[u8]) -> u32 {
 }
 
 /// Whole steps at once: a look at each byte by itself is several times as slow, and most of a new log is zero.
-fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (steps, rest) = bytes.as_chunks::<STEP>();
     let any = |bytes: &[u8]| bytes.iter().fold(0, |seen, byte| seen | byte);
     steps.iter().all(|step| any(step) == 0) && any(rest) == 0

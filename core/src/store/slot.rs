@@ -93,6 +93,29 @@ pub fn examine(
     }
 }
 
+/// What the first sector of a slot says alone. `Entry` promises no more than that its beginning was written, and that no
+/// write over it became durable: whether the rest is whole only [`examine`] says. So it does when this is `Blank` or
+/// `Torn`; `Faulty` stands.
+pub fn look_at_first(
+    place: Place<'_>,
+    layout: &Layout,
+    offset: u64,
+    sector: &[u8],
+    scratch: &mut Vec<u8>,
+) -> SlotFound {
+    scratch.clear();
+    match sector::open(place, offset, sector, scratch) {
+        Found::Corrupt => SlotFound::Faulty(None),
+        Found::Blank => SlotFound::Blank,
+        Found::Valid(stamp) => match header_of(scratch, layout) {
+            None => SlotFound::Faulty(None),
+            Some(_) if stamp.index != 0 => SlotFound::Faulty(None),
+            Some(header) if stamp.op != header.op.get() || stamp.view != header.view.get() => SlotFound::Torn,
+            Some(header) => SlotFound::Entry { header, witness: stamp.witness },
+        },
+    }
+}
+
 fn blank_start(others: impl Iterator<Item = Found>) -> SlotFound {
     let mut finding = SlotFound::Blank;
     for other in others {

@@ -30,8 +30,8 @@ use crate::types::ReplicaId;
 use crate::wire::codec::Reader;
 use crate::wire::frame::{Command, Frame};
 
-/// Blocks that may be fetched at a time.
-pub(super) const FETCHES_MAX: usize = 16;
+/// Blocks that may be fetched at a time: two ahead for each of eight runs that are merged, and a page's.
+pub(super) const FETCHES_MAX: usize = 24;
 /// Blocks that one request names at most.
 pub(super) const ASKED_MAX: usize = 8;
 /// Blocks of a checkpoint that is taken over, on their way at a time.
@@ -165,6 +165,15 @@ impl<M: Machine> Replica<M> {
             self.blocks.cache.put(*reference, &payload);
             return Some(payload);
         }
+        self.take_kept(reference, effects)
+    }
+
+    /// The same of one that nobody will ask for again: it drives nothing out of the cache.
+    pub(super) fn take_once(&mut self, reference: &BlockRef, effects: &mut Effects) -> Option<Vec<u8>> {
+        self.take_here(reference, effects).or_else(|| self.take_kept(reference, effects))
+    }
+
+    fn take_kept(&mut self, reference: &BlockRef, effects: &mut Effects) -> Option<Vec<u8>> {
         let blocks = &mut self.blocks;
         let under_way = self.machine.forest().under_way(reference);
         let Some(found) = under_way.or_else(|| blocks.cache.get(reference)) else {

@@ -23,6 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Replica, Status};
+use super::room::Progress;
 use super::tokens::Waits;
 use crate::io::{DiskOp, Effect, Effects, Fatal};
 use crate::store::forest::{Forest, Standing};
@@ -58,6 +59,7 @@ pub(super) struct Checkpointing {
     tail: Vec<u8>,
     /// Blocks that the work is expected to make, so that it is paced by ops.
     expected: u64,
+    progress: Progress,
     /// The op that was executed last, and when that was seen.
     executed: u64,
     executed_at: Instant,
@@ -102,6 +104,7 @@ impl<M: Machine> Replica<M> {
         // The op that is executed next is committed: so what the checkpoint before released is nobody's any more.
         forest.begin();
         self.checkpointing.expected = forest.work_expected();
+        self.checkpointing.progress = Progress::begin(self.now.mono);
         self.checkpointing.tail = tail;
         self.checkpointing.stage = Stage::Working { header: self.executed };
         true
@@ -188,6 +191,17 @@ impl<M: Machine> Replica<M> {
             self.write_blocks(effects);
         }
         self.write_blocks(effects);
+        let made = self.machine.forest_mut().writer().made();
+        self.checkpointing.progress.note(made, self.now.mono);
+    }
+
+    /// The op of the checkpoint that is worked at, how the work gets on, and the blocks that it is expected to make.
+    pub(super) fn work_under_way(&self) -> Option<(u64, Progress, u64)> {
+        let Checkpointing { stage, progress, expected, .. } = &self.checkpointing;
+        match stage {
+            Stage::Working { header } => Some((header.op.get(), *progress, *expected)),
+            _ => None,
+        }
     }
 
     /// How many steps the work may take in this turn, and how many blocks it may have made then.
@@ -214,24 +228,31 @@ impl<M: Machine> Replica<M> {
         (STEPS_PACED, pace.expected * (executed - header.op.get()).max(1) / span + 1)
     }
 
-    /// Hands the work the blocks that it waits for, from wherever they are; starts reading what is nowhere in memory.
+    /// Hands the work the blocks that it waits for and will wait for, from wherever they are; starts reading what is
+    /// nowhere in memory.
     fn give_wanted(&mut self, effects: &mut Effects) {
         let mut wanted = core::mem::take(&mut self.checkpointing.wanted);
         wanted.clear();
         wanted.extend(self.machine.forest().wanted());
-        for reference in &wanted {
-            if self.blocks.is_lost(reference) && self.is_alone() {
+        let needed = wanted.len();
+        wanted.extend(self.machine.forest().ahead());
+        for (number, reference) in wanted.iter().enumerate() {
+            let is_lost = self.blocks.is_lost(reference);
+            if number >= needed && (is_lost || self.blocks.is_fetched(reference)) {
+                continue;
+            }
+            if is_lost && self.is_alone() {
                 // Better an end that says why than a log that fills up and stands still.
                 return effects.push(Effect::Stop(Fatal::CheckpointLost));
             }
-            if self.blocks.is_lost(reference) {
+            if is_lost {
                 self.checkpointing.stuck = true;
                 self.mark(Mark::CheckpointStuck);
                 let from = self.random_peer();
                 self.start_sync(from, effects);
             }
-            if let Some(payload) = self.take_block(reference, effects) {
-                self.checkpointing.stuck = false;
+            if let Some(payload) = self.take_once(reference, effects) {
+                self.checkpointing.stuck &= number >= needed;
                 let given = self.machine.forest_mut().give(reference, &payload);
                 self.blocks.recycle(payload);
                 if given.is_err() {

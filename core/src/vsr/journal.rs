@@ -49,6 +49,11 @@ pub(super) struct Traces {
 }
 
 impl Traces {
+    /// Of a slot that was not looked at: anything may be anywhere.
+    pub(super) fn unknown(sectors: u32) -> Self {
+        Self { sectors, ..Self::default() }
+    }
+
     /// An entry of so many sectors is to be written. Says how many are: nothing of what lay there stays behind it. Those
     /// beyond the entry are zeros, sealed like it, and nobody looks at them.
     pub(super) fn begin(&mut self, op: u64, sectors: usize) -> usize {

@@ -78,6 +78,7 @@ marks! {
     SessionExpired = "sessions: a lease ran out",
     QueueFull = "normal: the queue of requests is full",
     PipelineHeld = "normal: commits wait for a backup that falls behind",
+    EntriesHeld = "normal: entries wait for the work of checkpoints",
     PrepareEarly = "normal: a prepare that overtook another waits",
     PrepareWithoutRoom = "normal: a prepare for which the log has no room",
     PrepareOfAnotherLog = "normal: an entry beyond the head of somebody who is between views is not appended",

@@ -5,7 +5,7 @@
 //! One file per concern, all of them `impl Replica`: [`replica`] (state, dispatch), `normal` (requests, prepares,
 //! acknowledgements), `commit` (execute, reply), `feed` (followers), `reads`, `view_change`, `abdication`, `hand_over`, `clock`,
 //! `detector` (timeouts from what was measured), `repair`, `blocks` (of the grid, read and repaired), `scrub`, `checkpoint`,
-//! `sync` (state transfer), `recovery` (opening), `reconfigure` (members), `release` (by whose rules). Leaves without a replica: `journal`, `membership`, `quorum`,
+//! `room` (in the log, beside checkpoints), `sync` (state transfer), `recovery` (opening), `reconfigure` (members), `release` (by whose rules). Leaves without a replica: `journal`, `membership`, `quorum`,
 //! `sessions`, `timers`, `superblock` (the writer). `load` tells how full the queues are, `marks` tells the swarm which rare branches were reached, `waits` tells a person what a replica waits for.
 
 pub mod abdication;
@@ -31,6 +31,7 @@ mod recovery;
 pub mod release;
 mod repair;
 pub mod replica;
+mod room;
 pub mod scrub;
 pub mod sessions;
 mod superblock;

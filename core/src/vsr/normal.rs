@@ -61,11 +61,13 @@ impl Pending {
     }
 }
 
-/// The highest op that a replica acknowledged in this view, and when it rose.
+/// The highest op that a replica acknowledged in this view, when it rose; the room that it last said it has, and when.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Acked {
     pub(super) op: u64,
     pub(super) at: Instant,
+    pub(super) room: u64,
+    pub(super) room_at: Instant,
 }
 
 /// Entries in flight below which a small batch is not held back for company.
@@ -199,27 +201,16 @@ impl<M: Machine> Replica<M> {
             if wanted && allowed <= flying && allowed < u64::from(self.config.pipeline) {
                 self.mark(Mark::PipelineHeld);
             }
-            if !wanted || flying >= allowed || !self.journal.has_room(self.journal.head + 1) {
+            let next = self.journal.head + 1;
+            if !wanted || flying >= allowed || !self.journal.has_room(next) {
                 return;
+            }
+            if next > self.room_of_shard() {
+                return self.mark(Mark::EntriesHeld);
             }
             if !self.build_entry(effects) {
                 return self.ignore(Ignored::NoRoom);
             }
-        }
-    }
-
-    /// Entries that may be in flight: all of the pipeline, unless a backup that follows is about to fall behind what
-    /// the log holds. Rather than losing it to a state transfer, commits wait a little for it. One that does not
-    /// follow (dead, hung, its disk full) slows nobody down.
-    fn pipeline_allowed(&self) -> u64 {
-        let (now, slots) = (self.now.mono, self.journal.slots());
-        let follows = |acked: &&Acked| acked.op > 0 && now.since(acked.at) < self.resend_after() * 2;
-        let followers = self.acked.iter().filter(|(id, _)| *id != self.me).map(|(_, acked)| acked);
-        let lag = followers.filter(follows).map(|acked| self.journal.head.saturating_sub(acked.op)).max();
-        match lag.unwrap_or(0) {
-            lag if lag > slots * 3 / 4 => 0,
-            lag if lag > slots / 2 => 1,
-            _ => u64::from(self.config.pipeline),
         }
     }
 
@@ -387,7 +378,7 @@ impl<M: Machine> Replica<M> {
             self.count_quorum();
         } else {
             // Taken in any case: one acknowledgement is enough for both reasons.
-            let due = core::mem::take(&mut self.ok_due);
+            let due = core::mem::take(&mut self.ok_due) || self.has_more_room();
             if due || self.durable_op > self.acknowledged {
                 self.send_prepare_ok(effects);
             }
@@ -400,6 +391,8 @@ impl<M: Machine> Replica<M> {
         let mut frame = self.frame(Command::PrepareOk);
         frame.header.op = self.durable_op.into();
         (frame.header.a, frame.header.b) = halves(&digest);
+        self.room_said = self.room();
+        frame.header.nonce = u128::from(self.room_said).into();
         self.send(self.primary_of(self.view), frame, effects);
     }
 
@@ -414,6 +407,10 @@ impl<M: Machine> Replica<M> {
         if !same {
             return self.ignore(Ignored::Mismatch);
         }
+        let now = self.now.mono;
+        if let Some(acked) = self.acked.get_mut(from) {
+            (acked.room, acked.room_at) = (u64::try_from(header.nonce.get()).unwrap_or(0), now);
+        }
         self.note_acked(from, op);
         self.count_quorum();
     }
@@ -421,7 +418,7 @@ impl<M: Machine> Replica<M> {
     fn note_acked(&mut self, replica: ReplicaId, op: u64) {
         let now = self.now.mono;
         if let Some(acked) = self.acked.get_mut(replica).filter(|acked| acked.op < op) {
-            *acked = Acked { op, at: now };
+            (acked.op, acked.at) = (op, now);
             self.detector.note_acked(replica, op, now);
             self.detector.note_answered(replica, now);
         }

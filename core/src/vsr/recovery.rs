@@ -1,8 +1,9 @@
 //! Opening a replica: what a crash left becomes a log again.
 //!
-//! Read the checkpoint, read every slot, and once more those that seem never written: a read that went astray (H29)
-//! shows where it came from by the address in every seal, but blank sectors have none, and a blank slot is what may
-//! be nacked. Flush (what was read may still have been on its way to the disk), make a new incarnation durable; then
+//! Read the checkpoint, read the first sector of every slot, and the whole of those that hold something newer than the
+//! checkpoint, or nothing. What is older is only served to peers, and looked at then: so a start reads a part of a large
+//! log. That a slot seems never written is seen twice: a read that went astray (H29) shows where it came from by the
+//! address in every seal, but blank sectors have none, and a blank slot is what may be nacked. Flush (what was read may still have been on its way to the disk), make a new incarnation durable; then
 //! decide. There is no recovery protocol that could brick a cluster which lost power
 //! as a whole (H22): `view` and `log_view` are durable, and so is every entry that was acknowledged.
 //!
@@ -10,7 +11,7 @@
 //!
 //! | slot holds | and | then |
 //! |---|---|---|
-//! | an entry of op <= C | | old; serves repair while the chain reaches it |
+//! | an entry of op <= C (its beginning) | | old; serves repair while the chain reaches it |
 //! | an entry of C < op <= H | its digest is in the superblock's suffix, or linked from there | clean |
 //! | an entry of op > H | its view is `log_view`, it links to the entry before | clean |
 //! | any other entry | | of a log that a view change truncated: never comes back (H25) |
@@ -39,9 +40,9 @@ use crate::io::{DiskOp, Effect, Effects, Fatal};
 use crate::pool::{Message, Pool};
 use crate::store::forest::Opening;
 use crate::store::grid::block::BlockRef;
-use crate::store::layout::SECTOR;
+use crate::store::layout::{Layout, SECTOR};
 use crate::store::sealing;
-use crate::store::sector::{Zone, sectors_for};
+use crate::store::sector::{Place, Zone, is_zero, sectors_for};
 use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, Superblock};
 use crate::types::Now;
@@ -60,18 +61,22 @@ pub(super) struct Recovery {
     /// Blocks that are being read, in the order in which they are needed, and what came.
     blocks: VecDeque<(BlockRef, Option<Vec<u8>>)>,
     found: Vec<SlotFound>,
-    /// Slots that were read as blank.
-    blank: Vec<u32>,
+    /// Slots of which the first sector does not say enough.
+    whole: Vec<u32>,
     /// What lies in each slot.
     traces: Vec<Traces>,
 }
 
+/// [`slot::examine`], or [`slot::look_at_first`].
+type Look = fn(Place<'_>, &Layout, u64, &[u8], &mut Vec<u8>) -> SlotFound;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Checkpoint,
+    /// The first sector of each.
     Slots,
-    /// The blank ones once more.
-    Blanks,
+    /// All of some.
+    Wholes,
     Flush,
     Done,
 }
@@ -90,7 +95,7 @@ impl Recovery {
     fn steps(&self) -> usize {
         match self.stage {
             Stage::Slots => self.found.len(),
-            Stage::Blanks => self.blank.len(),
+            Stage::Wholes => self.whole.len(),
             Stage::Flush => 1,
             Stage::Checkpoint | Stage::Done => 0,
         }
@@ -140,10 +145,10 @@ impl<M: Machine> Replica<M> {
             replica.load_own_checkpoint(None);
             stage = Stage::Slots;
         }
-        let (blocks, found, blank) = (VecDeque::new(), vec![SlotFound::Blank; slots], Vec::new());
-        let traces = vec![Traces::default(); slots];
+        let (blocks, found, whole) = (VecDeque::new(), vec![SlotFound::Blank; slots], Vec::new());
+        let traces = vec![Traces::unknown(replica.config.layout.slot_sectors); slots];
         replica.recovery =
-            Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, blank, traces });
+            Some(Recovery { stage, submitted: 0, in_flight: 0, opening, blocks, found, whole, traces });
         replica.view_change.never_vote_in(replica.view);
         replica.timers.set(Timer::Ping, replica.in_a(replica.timeouts.ping));
         replica.recovery_turn(effects);
@@ -169,11 +174,14 @@ impl<M: Machine> Replica<M> {
                 (recovery.submitted, recovery.in_flight) = (1, 1);
                 return Self::submit(effects, DiskOp::Sync { token: Waits::Synced.token() });
             }
-            let Some(mut into) = self.pool.draft(slot_bytes) else { return };
-            into.resize_to_overwrite(slot_bytes);
+            let (slot, bytes) = match recovery.stage {
+                Stage::Slots => (number, SECTOR),
+                _ => (recovery.whole[number as usize], slot_bytes),
+            };
+            let Some(mut into) = self.pool.draft(bytes) else { return };
+            into.resize_to_overwrite(bytes);
             recovery.submitted += 1;
             recovery.in_flight += 1;
-            let slot = if recovery.stage == Stage::Slots { number } else { recovery.blank[number as usize] };
             let (token, offset) =
                 (Waits::SlotRecovered { slot }.token(), self.config.layout.slot_offset(slot));
             Self::submit(effects, DiskOp::Read { token, offset, into });
@@ -226,11 +234,15 @@ impl<M: Machine> Replica<M> {
             Waits::BlockRecovered { address } => {
                 self.take_recovered(&mut recovery, address, read.as_ref());
             }
-            Waits::SlotRecovered { slot } => {
-                let found = self.look_at(slot, read.as_deref());
-                if recovery.stage == Stage::Slots && found == SlotFound::Blank {
-                    recovery.blank.push(slot);
+            Waits::SlotRecovered { slot } if recovery.stage == Stage::Slots => {
+                let found = self.look_at(slot, read.as_deref(), slot::look_at_first);
+                if self.is_of_interest(&found) {
+                    recovery.whole.push(slot);
                 }
+                recovery.found[slot as usize] = found;
+            }
+            Waits::SlotRecovered { slot } => {
+                let found = self.look_at(slot, read.as_deref(), slot::examine);
                 recovery.traces[slot as usize] = self.traces_of(read.as_deref(), &found);
                 recovery.found[slot as usize] = found;
             }
@@ -255,8 +267,8 @@ impl<M: Machine> Replica<M> {
                 self.load_own_checkpoint(recovery.opening.take());
                 Stage::Slots
             }
-            Stage::Slots => Stage::Blanks,
-            Stage::Blanks => Stage::Flush,
+            Stage::Slots => Stage::Wholes,
+            Stage::Wholes => Stage::Flush,
             Stage::Flush => {
                 // Not before: of the copies that were read, the newest pair may have been in the page cache
                 // alone, and then the first write would go over the only pair that is durable.
@@ -286,10 +298,8 @@ impl<M: Machine> Replica<M> {
     /// Whatever is not blank may be something.
     fn traces_of(&self, read: Option<&[u8]>, found: &SlotFound) -> Traces {
         let all = self.config.layout.slot_sectors;
-        let blank = read.map_or(0, |bytes| {
-            let is_blank = |sector: &&[u8]| sector.iter().all(|byte| *byte == 0);
-            bytes.rchunks(SECTOR).take_while(is_blank).count() as u32
-        });
+        let blank =
+            read.map_or(0, |bytes| bytes.rchunks(SECTOR).take_while(|sector| is_zero(sector)).count() as u32);
         let op = match found {
             SlotFound::Entry { header, .. } => header.op.get(),
             _ => 0,
@@ -303,11 +313,20 @@ impl<M: Machine> Replica<M> {
         Traces { sectors, op: if sectors > whole { 0 } else { op }, ..Traces::default() }
     }
 
-    fn look_at(&mut self, slot: u32, read: Option<&[u8]>) -> SlotFound {
+    /// Whether all of a slot must be read whose first sector is this: an entry of the log that goes on, or maybe nothing.
+    fn is_of_interest(&self, first: &SlotFound) -> bool {
+        match first {
+            SlotFound::Entry { header, .. } => header.op.get() > self.commit_min(),
+            SlotFound::Blank | SlotFound::Torn => true,
+            SlotFound::Faulty(_) => false,
+        }
+    }
+
+    fn look_at(&mut self, slot: u32, read: Option<&[u8]>, look: Look) -> SlotFound {
         let Some(bytes) = read else { return SlotFound::Faulty(None) };
         let layout = &self.config.layout;
         let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());
-        let found = slot::examine(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
+        let found = look(place, layout, layout.slot_offset(slot), bytes, &mut self.entry_scratch);
         match found {
             SlotFound::Entry { header, .. }
                 if header.op.get() % u64::from(layout.wal_slots) != u64::from(slot) =>

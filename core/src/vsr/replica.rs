@@ -247,6 +247,8 @@ pub struct Replica<M> {
     pub(super) acknowledged: u64,
     /// Acknowledge again even if nothing is new: the primary seems not to know.
     pub(super) ok_due: bool,
+    /// Backup: the room that it said last.
+    pub(super) room_said: u64,
 
     /// Primary: what each replica acknowledged in this view.
     pub(super) acked: ByMember<Acked>,
@@ -327,6 +329,7 @@ impl<M: Machine> Replica<M> {
             durable_op: 0,
             acknowledged: 0,
             ok_due: false,
+            room_said: 0,
             acked: ByMember::new(members.ids(), &Acked::default()),
             progress: Instant::default(),
             view_start: 0,
@@ -745,7 +748,7 @@ pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
     // Entries: cached behind and ahead of the commit number (4 pipelines), being written, early ones, the feed's,
     // read for peers, reads that wait (for a quorum, or for blocks), answers; requests that wait; superblock copies.
     // Blocks: fetched, served, transferred, being written. Each class may have to serve all of them, because entries
-    // come in all sizes.
+    // come in all sizes; but no block needs a buffer that is larger than one.
     let blocks = 2 * super::blocks::FETCHES_MAX + super::blocks::SERVED_MAX + 2 * super::blocks::PARTS_MAX;
     let reads = super::reads::READS_MAX + super::reads::QUERIES_MAX;
     let entries = 6 * pipeline + super::feed::RING + reads + blocks + 24;
@@ -753,5 +756,6 @@ pub fn pool_classes(config: &ShardConfig, incoming: usize) -> Vec<Class> {
     let mut sizes = vec![1024, Superblock::COPY, block, slot];
     sizes.sort_unstable();
     sizes.dedup();
-    sizes.into_iter().map(|size| Class { size, count }).collect()
+    let of_size = |size| Class { size, count: if size > block { count - blocks } else { count } };
+    sizes.into_iter().map(of_size).collect()
 }

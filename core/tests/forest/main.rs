@@ -320,6 +320,28 @@ fn h35_whether_the_grid_is_full_follows_from_the_log_and_is_known_in_time() {
 }
 
 /// Without retention: what is on disk is not much more than what was said, also in the midst of merges.
+/// A merge that is given blocks before it needs them waits for the first ones of its inputs and for no other.
+#[test]
+fn a_merge_does_not_wait_for_blocks_that_were_read_ahead() {
+    let mut worlds = [false, true].map(|ahead| {
+        let mut world = World::new(shape(), 3, 0, false);
+        world.reads_ahead = ahead;
+        world
+    });
+    for world in &mut worlds {
+        for _ in 0..60 {
+            for say in 0..100 {
+                world.step(Do::Say { room: say % ROOMS, size: 250 + say as usize }).unwrap();
+            }
+            world.checkpoint().unwrap();
+        }
+    }
+    let [late, ahead] = &worlds;
+    assert_alike(late, ahead);
+    assert!(late.waits > 300 && ahead.waits * 3 < late.waits, "{} and {}", late.waits, ahead.waits);
+    ahead.check_blocks();
+}
+
 #[test]
 fn merges_take_hardly_any_space_of_their_own() {
     let mut world = World::new(shape(), 3, 8, false);

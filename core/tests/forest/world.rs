@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tigerchat_core::store::forest::{Checkpoint, Forest, ForestShape, Opening};
+use tigerchat_core::store::forest::{Checkpoint, Forest, ForestShape, Opening, Standing};
 use tigerchat_core::store::grid::GridShape;
 use tigerchat_core::store::grid::block::BlockRef;
 use tigerchat_core::store::grid::cache::Cache;
@@ -120,6 +120,10 @@ pub(crate) struct World {
     /// The power goes after so many writes.
     pub(crate) writes_left: usize,
     submitted: Vec<u64>,
+    /// What the work will want is given to it before it does. (A busy world does so with some of it.)
+    pub(crate) reads_ahead: bool,
+    /// Times that the work could not go on without a block.
+    pub(crate) waits: usize,
 }
 
 /// The power went.
@@ -140,6 +144,8 @@ impl World {
             made: Vec::new(),
             writes_left: usize::MAX,
             submitted: Vec::new(),
+            reads_ahead: false,
+            waits: 0,
         }
     }
 
@@ -227,7 +233,8 @@ impl World {
     /// A part of the work, some reads, some writes.
     fn turn(&mut self) -> Result<(), PowerCut> {
         let steps = if self.is_busy { self.dice.roll(3) as u32 } else { 100 };
-        self.forest.advance(steps).expect("there is room");
+        let standing = self.forest.advance(steps).expect("there is room");
+        self.waits += usize::from(standing == Standing::Reads);
         while let Some((reference, payload)) = self.forest.writer().next_write() {
             self.writes_left = self.writes_left.checked_sub(1).ok_or(PowerCut)?;
             self.disk.write(reference.address, payload);
@@ -256,7 +263,13 @@ impl World {
     fn read_wanted(&mut self) {
         let wanted: Vec<BlockRef> = self.forest.wanted().copied().collect();
         let first = if self.is_busy { self.dice.roll(wanted.len()) } else { 0 };
-        for reference in wanted.iter().skip(first) {
+        let ahead: Vec<BlockRef> = self.forest.ahead().copied().collect();
+        let (dice, is_busy, all) = (&mut self.dice, self.is_busy, self.reads_ahead);
+        let ahead: Vec<_> = ahead.iter().filter(|_| all || is_busy && dice.roll(3) == 0).collect();
+        // Some come twice, and in any order.
+        for reference in
+            ahead.iter().rev().copied().chain(wanted.iter().skip(first)).chain(ahead.first().copied())
+        {
             let payload = self.payload(reference);
             self.forest.give(reference, &payload).expect("it is one of ours");
         }
@@ -290,7 +303,7 @@ impl World {
 
     /// The process ends here and another begins with what the superblock names. What was said since is lost.
     pub(crate) fn restart(self) -> Self {
-        let Self { mut disk, mut dice, durable, made, is_busy, cache, .. } = self;
+        let Self { mut disk, mut dice, durable, made, is_busy, cache, reads_ahead, waits, .. } = self;
         disk.cut_power(&mut dice);
         let shape = self.forest.shape().clone();
         let (forest, model) = match &durable {
@@ -309,6 +322,8 @@ impl World {
             made,
             writes_left: usize::MAX,
             submitted: Vec::new(),
+            reads_ahead,
+            waits,
         }
     }
 

@@ -144,15 +144,23 @@ impl Forest {
     /// The blocks without which the work can't go on: to be read, [checked](crate::store::grid::block::open) and
     /// [given](Self::give). Those that are still under way need not be read: the [writer](Self::writer) has them.
     pub fn wanted(&self) -> impl Iterator<Item = &BlockRef> {
-        let step = self.work.as_ref().and_then(|work| match work.stage {
-            Stage::Merge { level } => Some((work.step.as_ref()?, self.tree.levels[level].job.as_ref()?)),
-            _ => None,
-        });
         let erasing = self.work.as_ref().and_then(|work| work.erasing.wants());
-        step.into_iter().flat_map(|(step, job)| step.wants(job)).chain(erasing)
+        self.merging().into_iter().flat_map(|(step, job)| step.wants(job)).chain(erasing)
     }
 
-    /// A block that was wanted. Its digest was checked.
+    /// The blocks that the work will need next, the nearest first: they may be given before they are wanted, and then it
+    /// need not wait for them.
+    pub fn ahead(&self) -> impl Iterator<Item = &BlockRef> {
+        self.merging().into_iter().flat_map(|(step, job)| step.ahead(job))
+    }
+
+    fn merging(&self) -> Option<(&Step, &Job)> {
+        let work = self.work.as_ref()?;
+        let Stage::Merge { level } = work.stage else { return None };
+        Some((work.step.as_ref()?, self.tree.levels[level].job.as_ref()?))
+    }
+
+    /// A block that was wanted, or will be. Its digest was checked.
     pub fn give(&mut self, reference: &BlockRef, payload: &[u8]) -> Result<(), Malformed> {
         if let Some(work) = &mut self.work {
             work.erasing.give(reference, payload);

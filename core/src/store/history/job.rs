@@ -49,6 +49,9 @@ pub struct Job {
 
 /// Blocks beyond its quota that a step may consume to fill its last block.
 pub const OVERRUN: usize = 64;
+/// Blocks of an input that are read while the one before them is merged: inputs of equal rooms run out of theirs one after
+/// the other, and a merge that waited for each of them would take a look at the disk for every block.
+const AHEAD: usize = 2;
 
 impl Job {
     /// Blocks that are still to be consumed.
@@ -88,6 +91,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Step {
     streams: Vec<Stream>,
+    /// Buffers of blocks that were used up.
+    spare: Vec<Vec<u8>>,
     quota: usize,
     consumed: usize,
     /// Records that were dropped.
@@ -106,6 +111,8 @@ struct Stream {
     key: Option<Key>,
     /// The block of this entry.
     entry: usize,
+    /// Bodies of the blocks of later entries that came already.
+    ahead: Vec<(usize, Vec<u8>)>,
 }
 
 /// How a step stands.
@@ -146,6 +153,7 @@ impl Step {
         let stream = |input: &Input| Stream { entry: input.consumed, ..Stream::default() };
         Self {
             streams: job.inputs.iter().map(stream).collect(),
+            spare: Vec::new(),
             quota,
             consumed: 0,
             dropped: 0,
@@ -160,7 +168,18 @@ impl Step {
             .filter_map(|(stream, input)| input.run.entries.get(stream.entry).map(|entry| &entry.reference))
     }
 
-    /// A block that was wanted and checked.
+    /// The blocks that it will need next, the nearest first: to be given as soon as they are here.
+    pub fn ahead<'a>(&'a self, job: &'a Job) -> impl Iterator<Item = &'a BlockRef> {
+        (1..=AHEAD).flat_map(move |far| {
+            let pairs = self.streams.iter().zip(&job.inputs);
+            pairs.filter_map(move |(stream, input)| {
+                let entry = input.run.entries.get(stream.entry + far)?;
+                (!stream.has_ahead(stream.entry + far)).then_some(&entry.reference)
+            })
+        })
+    }
+
+    /// A block that was wanted, or will be, and was checked.
     pub fn give(
         &mut self,
         job: &Job,
@@ -169,19 +188,26 @@ impl Step {
         payload: &[u8],
     ) -> Result<(), Malformed> {
         for (stream, input) in self.streams.iter_mut().zip(&job.inputs) {
-            let entry = input.run.entries.get(stream.entry);
-            if stream.at.is_some() || entry.map(|entry| &entry.reference) != Some(reference) {
+            let coming = input.run.entries.get(stream.entry..).unwrap_or(&[]).iter().take(1 + AHEAD);
+            let Some(far) = coming.map(|entry| &entry.reference).position(|coming| coming == reference)
+            else {
+                continue;
+            };
+            let (entry, is_next) = (stream.entry + far, far == 0);
+            if if is_next { stream.at.is_some() } else { stream.has_ahead(entry) } {
                 continue;
             }
             let block = block::look(shape, reference.address, payload)?;
             if block.kind != Kind::Records {
                 return Err(Malformed);
             }
-            stream.payload.clear();
-            stream.payload.extend_from_slice(block.body);
-            // What was handled in an earlier step is passed over.
-            let handled = Records::new(block.body).take_while(|record| record.key() < job.position);
-            stream.move_to(Some(handled.map(|record| record.size()).sum()));
+            let mut body = self.spare.pop().unwrap_or_default();
+            body.clear();
+            body.extend_from_slice(block.body);
+            stream.ahead.push((entry, body));
+            if is_next {
+                stream.begin(job.position, &mut self.spare);
+            }
         }
         Ok(())
     }
@@ -241,14 +267,10 @@ impl Step {
     /// Releases the blocks that are used up.
     fn finish_blocks(&mut self, job: &mut Job, writer: &mut Writer) {
         for (stream, input) in self.streams.iter_mut().zip(&mut job.inputs) {
-            if stream.at == Some(stream.payload.len()) {
+            while stream.at == Some(stream.payload.len()) {
                 writer.release(&input.run.entries[stream.entry].reference);
-                *stream = Stream {
-                    payload: core::mem::take(&mut stream.payload),
-                    at: None,
-                    key: None,
-                    entry: stream.entry + 1,
-                };
+                stream.entry += 1;
+                stream.begin(job.position, &mut self.spare);
                 input.consumed += 1;
                 self.consumed += 1;
             }
@@ -277,6 +299,21 @@ impl Step {
 }
 
 impl Stream {
+    fn has_ahead(&self, entry: usize) -> bool {
+        self.ahead.iter().any(|(of, _)| *of == entry)
+    }
+
+    /// Goes on with the block of its entry, if that is here.
+    fn begin(&mut self, position: Key, spare: &mut Vec<Vec<u8>>) {
+        let entry = self.entry;
+        let Some(at) = self.ahead.iter().position(|(of, _)| *of == entry) else { return self.move_to(None) };
+        let (_, body) = self.ahead.swap_remove(at);
+        spare.push(core::mem::replace(&mut self.payload, body));
+        // What was handled in an earlier step is passed over.
+        let handled = Records::new(&self.payload).take_while(|record| record.key() < position);
+        self.move_to(Some(handled.map(|record| record.size()).sum()));
+    }
+
     fn move_to(&mut self, at: Option<usize>) {
         self.at = at;
         self.key = self.record().map(|record| record.key());
