@@ -49,6 +49,10 @@ const LOOKS: [u64; 6] = [1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000
 /// Said at a time: what is shown at a look is about the last of these.
 const PART: u64 = 1_000_000;
 const PAGES: u64 = 1_000;
+/// Said before each look with few in flight: what a checkpoint adds to a commit is seen where commits do not wait for each
+/// other anyway.
+const CALM: u64 = 200_000;
+const CALM_WINDOW: u64 = 64;
 /// Bytes of disk for a message and replica that have to be free at the beginning.
 const BYTES_EACH: u64 = 320;
 /// However large the shard: after that it is not coming back.
@@ -198,11 +202,16 @@ fn tell(plan: &Plan, look: &Value) {
             look[name]["count"]
         )
     };
-    println!(
-        "            p50 / p99 / p99.9 beside checkpoints {}, between them {}",
-        of("beside_checkpoints"),
-        of("between_checkpoints")
-    );
+    for (when, beside, between) in [
+        ("", "beside_checkpoints", "between_checkpoints"),
+        (", with 64 in flight", "calm_beside_checkpoints", "calm_between_checkpoints"),
+    ] {
+        println!(
+            "            p50 / p99 / p99.9{when}: beside checkpoints {}, between them {}",
+            of(beside),
+            of(between)
+        );
+    }
 }
 
 /// The cluster, and how much was said in it.
@@ -262,7 +271,10 @@ impl<'a> Shard<'a> {
 
     fn grow_to(&mut self, goal: u64) -> Value {
         let first = self.messages == 0;
-        let ran = self.say_until(goal);
+        let few = if self.plan.full { CALM.min(goal / 5) } else { goal / 5 };
+        let ran = self.say_until(goal - few);
+        let calm = self.bench(&[("--messages", few), ("--windows", CALM_WINDOW), ("--runs", 1)]);
+        self.messages += few;
         let pages = self.bench(&[("--pages", if self.plan.full { PAGES } else { 20 })]);
         assert!(pages["messages"].as_u64().unwrap() > 0, "pages are empty: {pages}");
         let memory: Vec<(u64, u64)> = self.cluster.alive().iter().map(|one| self.memory(*one)).collect();
@@ -273,6 +285,8 @@ impl<'a> Shard<'a> {
             "p99_ns": ran["p99_ns"], "p999_ns": ran["p999_ns"], "max_ns": ran["max_ns"],
             "acks_per_second_at_least": ran["acks_least"], "beside_checkpoints": ran["beside_checkpoints"],
             "between_checkpoints": ran["between_checkpoints"],
+            "calm_acks_per_second": calm["acks_per_second"], "calm_beside_checkpoints": calm["beside_checkpoints"],
+            "calm_between_checkpoints": calm["between_checkpoints"],
             "restart_backup_ms": restarts.0, "restart_all_ms": restarts.1,
             "file_bytes": file, "bytes_each": (file - self.empty) as f64 / goal as f64,
             "memory_mib": memory.iter().map(|(now, _)| now).max(),
