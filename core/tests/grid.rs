@@ -10,6 +10,7 @@ use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::store::grid::block::{BlockRef, Kind};
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::marks::Mark;
@@ -120,6 +121,41 @@ fn h34_a_damaged_block_is_had_from_a_peer_and_written_again() {
     let damaged = all.iter().filter(|block| !is_whole(&cluster, 1, 0, block)).count();
     assert_eq!(damaged, 0, "of {}", all.len());
     assert!(cluster.replica(1).scrubbed().blocks >= all.len() as u64);
+}
+
+/// Entries that were executed long ago rot in the log of one replica, and so do copies of its superblock: nobody asks for
+/// them, and they are written again all the same.
+#[test]
+fn h30_what_rots_in_the_log_and_in_the_superblock_is_found_and_written_again() {
+    let mut cluster = ready(3, 120);
+    cluster.pass(LONG);
+    let layout = cluster.config.layout;
+    let before = cluster.outside[1].disk.clone();
+    let slots = 0..layout.wal_slots;
+    let offset = |slot| usize::try_from(layout.slot_offset(slot)).unwrap();
+    let disk = &mut cluster.outside[1].disk;
+    slots.clone().for_each(|slot| disk[offset(slot) + 200] ^= 8);
+    for copy in [0, 3] {
+        disk[usize::try_from(Superblock::copy_offset(copy)).unwrap() + 100] ^= 8;
+    }
+    let looks = 8 * 4 * slots.len() as u64;
+    for look in 0..looks {
+        cluster.pass(Duration::from_millis(50));
+        if look % 8 == 0 {
+            // Otherwise an entry would end the session.
+            cluster.ping();
+        }
+    }
+    let replica = cluster.replica(1);
+    assert!(replica.marks().has(Mark::EntryRotten) && replica.marks().has(Mark::SuperblockRotten));
+    assert!(replica.scrubbed().logs > 1 && replica.scrubbed().entries > 0, "{:?}", replica.scrubbed());
+    let disk = &cluster.outside[1].disk;
+    let is_there =
+        |slot: &u32| disk[offset(*slot)..offset(*slot) + 4032] == before[offset(*slot)..offset(*slot) + 4032];
+    assert_eq!(slots.clone().filter(is_there).count(), slots.len());
+    let copies = Superblock::read_copies(&disk[..SUPERBLOCK_ZONE]);
+    assert!(copies.iter().all(|copy| copy.is_ok() && *copy == copies[0]), "{copies:?}");
+    assert_eq!(copies[0].as_ref().unwrap().incarnation, 1);
 }
 
 #[test]

@@ -43,7 +43,8 @@ fn no_superblock_names_a_checkpoint_of_which_a_part_is_not_durable() {
     let is_of_a_checkpoint = |op: &DiskOp| match op {
         DiskOp::Write { offset, .. } => *offset >= area,
         DiskOp::Sync { .. } => true,
-        DiskOp::Read { .. } => panic!("nothing is read"),
+        // Scrubbing reads the log.
+        DiskOp::Read { .. } => false,
     };
     for number in 2..14 {
         cluster.number += 1;

@@ -108,6 +108,7 @@ marks! {
     TransferInViewChange = "transfer: ends while a view changes",
     BlockRotten = "blocks: one on the own disk is not what it must be",
     BlockRepaired = "blocks: a damaged one is had from a peer and written again",
+    SuperblockRotten = "scrub: a copy of the superblock is not what it must be",
     ScrubOvertaken = "scrub: a block is of no use any more when it comes",
     QueryWaits = "reads: an answer waits for a block",
     CheckpointStuck = "checkpoint: nobody has a block that the work needs: a peer's checkpoint instead",

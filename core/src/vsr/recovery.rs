@@ -296,7 +296,7 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Whatever is not blank may be something.
-    fn traces_of(&self, read: Option<&[u8]>, found: &SlotFound) -> Traces {
+    pub(super) fn traces_of(&self, read: Option<&[u8]>, found: &SlotFound) -> Traces {
         let all = self.config.layout.slot_sectors;
         let blank =
             read.map_or(0, |bytes| bytes.rchunks(SECTOR).take_while(|sector| is_zero(sector)).count() as u32);
@@ -322,7 +322,7 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn look_at(&mut self, slot: u32, read: Option<&[u8]>, look: Look) -> SlotFound {
+    pub(super) fn look_at(&mut self, slot: u32, read: Option<&[u8]>, look: Look) -> SlotFound {
         let Some(bytes) = read else { return SlotFound::Faulty(None) };
         let layout = &self.config.layout;
         let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());

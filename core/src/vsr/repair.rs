@@ -23,7 +23,7 @@ use crate::store::layout::SECTOR;
 use crate::store::sector::{Zone, sectors_for};
 use crate::store::slot::{self, SlotFound};
 use crate::types::ReplicaId;
-use crate::wire::entry::{ENTRY_HEADER, EntryHeader};
+use crate::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
 use crate::wire::frame::{Command, Frame};
 
 /// Entries asked for at a time.
@@ -162,14 +162,19 @@ impl<M: Machine> Replica<M> {
                 .get(op)
                 .and_then(|slot| slot.digest)
                 .expect("dirty and faulty ones have a digest");
-            let mut frame = self.frame(Command::RequestPrepare);
-            frame.header.op = op.into();
-            (frame.header.a, frame.header.b) = halves(&digest);
             self.repair.outstanding.push(op);
-            let to = self.repair_peer();
-            self.send(to, frame, effects);
+            self.ask_for_entry(op, &digest, effects);
         }
         !self.repair.outstanding.is_empty()
+    }
+
+    /// Asks for the one entry that has this digest.
+    pub(super) fn ask_for_entry(&mut self, op: u64, digest: &Digest, effects: &mut Effects) {
+        let mut frame = self.frame(Command::RequestPrepare);
+        frame.header.op = op.into();
+        (frame.header.a, frame.header.b) = halves(digest);
+        let to = self.repair_peer();
+        self.send(to, frame, effects);
     }
 
     /// A backup asks for what its primary has beyond our head: the primary, or another backup of the view when that

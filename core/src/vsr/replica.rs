@@ -524,6 +524,10 @@ impl<M: Machine> Replica<M> {
         }
         match waits {
             Waits::SlotWritten { slot } => self.on_slot_written(slot, result.is_ok()),
+            Waits::SlotScrubbed { slot } => self.on_slot_scrubbed(slot, result.ok().flatten().as_ref()),
+            Waits::SuperblockScrubbed { copy } => {
+                self.on_superblock_scrubbed(copy, result.ok().flatten().as_ref());
+            }
             Waits::SlotRead { slot } => self.on_slot_read(slot, result.ok().flatten(), effects),
             Waits::SuperblockWritten { .. } => {
                 if result.is_err() {

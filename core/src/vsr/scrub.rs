@@ -1,21 +1,32 @@
-//! Scrubbing: all blocks of the checkpoint are read again and again, so that what rots is repaired before a second copy
-//! has rotted too (H34).
+//! Scrubbing: all blocks of the checkpoint, all entries of the log and the copies of the superblock are read again and
+//! again, so that what rots is repaired before a second copy has rotted too (H30, H34).
 //!
 //! The one law: **what is repaired is still referred to**: between the read and the peer's answer a merge may have given
 //! the address to another block.
 //!
-//! One block at a time, in order of their addresses, one each [`super::replica::Timeouts::scrub`].
+//! One block at a time, in order of their addresses, one each [`super::replica::Timeouts::scrub`]; every fourth time a slot
+//! of the log instead, and after all slots the superblock. Of the log a start looks only at what is newer than the
+//! checkpoint, so this is where the rest of it is verified.
 
 use alloc::vec::Vec;
 
+use super::journal::SlotState;
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Replica, Timer};
-use crate::io::Effects;
+use super::tokens::Waits;
+use crate::io::{DiskOp, Effects};
+use crate::pool::Message;
 use crate::store::grid::block::BlockRef;
+use crate::store::layout::{SECTOR, SUPERBLOCK_COPIES};
+use crate::store::slot::{self, SlotFound};
+use crate::store::superblock::Superblock;
+use crate::wire::entry::Digest;
 
 /// Blocks whose names are looked up at a time, and anew after each checkpoint: that goes through all references.
 const AHEAD: usize = 64;
+/// Of so many times one is for the log.
+const SHARE: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Scrub {
@@ -26,6 +37,15 @@ pub(super) struct Scrub {
     /// All before this address were read in this cycle.
     next: u64,
     reading: Option<BlockRef>,
+    /// How often it was time.
+    times: u32,
+    /// The slot that is looked at next.
+    slot: u32,
+    /// The entry that is to be in the slot that is being read.
+    reading_slot: Option<Digest>,
+    /// Copies of the superblock that are being read, and which superblock it was then.
+    reading_copies: usize,
+    sequence: u64,
     counts: Scrubbed,
 }
 
@@ -33,13 +53,28 @@ pub(super) struct Scrub {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
     pub blocks: u64,
+    /// Entries of the log that were read and are whole.
+    pub entries: u64,
     /// Times that all blocks were read.
     pub cycles: u64,
+    /// Times that all of the log and the superblock were.
+    pub logs: u64,
 }
 
 impl Scrub {
     pub(super) fn new() -> Self {
-        Self { ahead: Vec::new(), generation: 0, next: 1, reading: None, counts: Scrubbed::default() }
+        Self {
+            ahead: Vec::new(),
+            generation: 0,
+            next: 1,
+            reading: None,
+            times: 0,
+            slot: 0,
+            reading_slot: None,
+            reading_copies: 0,
+            sequence: 0,
+            counts: Scrubbed::default(),
+        }
     }
 }
 
@@ -63,6 +98,10 @@ impl<M: Machine> Replica<M> {
         if self.state_lost || self.scrub.reading.is_some() {
             return;
         }
+        self.scrub.times = (self.scrub.times + 1) % SHARE;
+        if self.scrub.times == 0 {
+            return self.scrub_log(effects);
+        }
         let Some(reference) = self.next_to_scrub() else { return };
         self.fetch(reference, effects);
         self.scrub.reading = Some(reference).filter(|reference| self.blocks.is_fetched(reference));
@@ -83,6 +122,79 @@ impl<M: Machine> Replica<M> {
         self.scrub.next = reference.address + 1;
         // What is on its way to the disk has nothing to be read yet.
         Some(reference).filter(|reference| forest.under_way(reference).is_none())
+    }
+
+    /// The next slot whose entry is of our log: it is read if it is whole here, as far as is known; asked for if it is not.
+    fn scrub_log(&mut self, effects: &mut Effects) {
+        if self.scrub.reading_slot.is_some() || self.scrub.reading_copies > 0 {
+            return;
+        }
+        let (low, done) = (self.journal.low, self.commit_min());
+        for number in self.scrub.slot..self.config.layout.wal_slots {
+            let slot = self.journal.at(number);
+            let (op, Some(digest)) = (slot.op, slot.digest) else { continue };
+            if slot.writing.is_some() || slot.header.is_none() || !(low..=done).contains(&op) {
+                continue;
+            }
+            self.scrub.slot = number + 1;
+            match slot.state() {
+                SlotState::Clean => return self.read_to_scrub(number, digest, effects),
+                SlotState::Faulty if !self.is_alone() => return self.ask_for_entry(op, &digest, effects),
+                _ => {}
+            }
+        }
+        self.scrub.slot = 0;
+        self.scrub.counts.logs += 1;
+        self.read_superblock_to_scrub(effects);
+    }
+
+    fn read_superblock_to_scrub(&mut self, effects: &mut Effects) {
+        self.scrub.sequence = self.superblock.durable().sequence;
+        for copy in 0..SUPERBLOCK_COPIES {
+            let Some(mut into) = self.pool.draft(Superblock::COPY) else { return };
+            into.resize_to_overwrite(Superblock::COPY);
+            let token = Waits::SuperblockScrubbed { copy: u32::try_from(copy).expect("0 to 3") }.token();
+            Self::submit(effects, DiskOp::Read { token, offset: Superblock::copy_offset(copy), into });
+            self.scrub.reading_copies += 1;
+        }
+    }
+
+    /// A copy that is not what it is to be is written anew, and with it all of them.
+    pub(super) fn on_superblock_scrubbed(&mut self, copy: u32, read: Option<&Message>) {
+        self.scrub.reading_copies -= 1;
+        let is_same = self.scrub.sequence == self.superblock.durable().sequence;
+        if is_same && !self.superblock.holds(copy as usize, read.map(|message| &message[..])) {
+            self.mark(Mark::SuperblockRotten);
+            self.superblock.renew(copy as usize);
+        }
+    }
+
+    fn read_to_scrub(&mut self, slot: u32, digest: Digest, effects: &mut Effects) {
+        let bytes = self.config.layout.slot_sectors as usize * SECTOR;
+        let Some(mut into) = self.pool.draft(bytes) else { return };
+        into.resize_to_overwrite(bytes);
+        let (token, offset) = (Waits::SlotScrubbed { slot }.token(), self.config.layout.slot_offset(slot));
+        Self::submit(effects, DiskOp::Read { token, offset, into });
+        self.scrub.reading_slot = Some(digest);
+    }
+
+    pub(super) fn on_slot_scrubbed(&mut self, number: u32, read: Option<&Message>) {
+        let Some(digest) = self.scrub.reading_slot.take() else { return };
+        let slot = self.journal.at(number);
+        if slot.writing.is_some() || slot.durable != Some(digest) {
+            return self.mark(Mark::ScrubOvertaken);
+        }
+        let bytes = read.map(|message| &message[..]);
+        let found = self.look_at(number, bytes, slot::examine);
+        if matches!(&found, SlotFound::Entry { header, .. } if header.digest() == digest) {
+            self.scrub.counts.entries += 1;
+            // Now it is known what else lies there: a start does not look.
+            self.journal.at_mut(number).traces = self.traces_of(bytes, &found);
+            return;
+        }
+        self.mark(Mark::EntryRotten);
+        let slot = self.journal.at_mut(number);
+        (slot.durable, slot.faulty) = (None, true);
     }
 
     /// The block came, from whom ever, or nobody has it.

@@ -3,6 +3,7 @@
 //! The one law: **what is wanted and what is durable are two things**, and no message that claims something from
 //! the superblock leaves before it is in [`Writer::durable`] (H03, H10, I07).
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::io::{DiskOp, Effect, Effects};
@@ -17,6 +18,8 @@ pub(super) struct Writer {
     wanted: Superblock,
     /// They may differ. Spares every turn the comparison of two superblocks.
     changed: bool,
+    /// A copy of what is durable has rotted.
+    rotten: bool,
     under_way: Option<UnderWay>,
     /// The first copy (0 or 2) of the pair that the next replacement begins with.
     first_pair: usize,
@@ -39,7 +42,7 @@ struct UnderWay {
 
 impl Writer {
     pub(super) fn new(durable: Superblock, first_pair: usize) -> Self {
-        Self { wanted: durable.clone(), durable, changed: false, under_way: None, first_pair }
+        Self { wanted: durable.clone(), durable, changed: false, rotten: false, under_way: None, first_pair }
     }
 
     pub(super) fn durable(&self) -> &Superblock {
@@ -60,9 +63,21 @@ impl Writer {
         );
     }
 
+    /// Whether a copy on the disk is what is durable, or is about to be written in any case.
+    pub(super) fn holds(&self, copy: usize, read: Option<&[u8]>) -> bool {
+        let mut whole = vec![0; Superblock::COPY];
+        self.durable.write_copy_of(&self.durable.payload(), copy, &mut whole);
+        !self.is_settled() || read == Some(&whole[..])
+    }
+
+    /// Writes what is durable once more, beginning with the pair of a copy that has rotted: at any time one pair is whole.
+    pub(super) fn renew(&mut self, copy: usize) {
+        (self.first_pair, self.rotten) = (copy & 2, true);
+    }
+
     /// Starts or continues a replacement. An empty pool delays it to the next turn.
     pub(super) fn pump(&mut self, pool: &Pool, effects: &mut Effects) {
-        if self.under_way.is_none() && self.differ() {
+        if self.under_way.is_none() && (core::mem::take(&mut self.rotten) | self.differ()) {
             self.wanted.parent = self.durable.digest();
             self.wanted.sequence = self.durable.sequence + 1;
             self.under_way = Some(UnderWay {

@@ -10,6 +10,10 @@ pub(super) enum Waits {
     SlotRecovered { slot: u32 },
     /// A slot was read, to commit its entry or to send it to a peer.
     SlotRead { slot: u32 },
+    /// A slot was read to see whether its entry is still whole.
+    SlotScrubbed { slot: u32 },
+    /// A copy of the superblock was read to see whether it is still whole.
+    SuperblockScrubbed { copy: u32 },
     /// One copy of the superblock became durable.
     SuperblockWritten { copy: u32 },
     /// A block of a checkpoint that is being made was written.
@@ -51,6 +55,8 @@ impl Waits {
             Self::BlockTransferred { address } => (12, address),
             Self::CheckpointFlushed => (13, 0),
             Self::TransferFlushed => (14, 0),
+            Self::SlotScrubbed { slot } => (15, slot),
+            Self::SuperblockScrubbed { copy } => (16, copy),
         };
         Token(kind << 32 | u64::from(number))
     }
@@ -74,6 +80,8 @@ impl Waits {
             12 => Self::BlockTransferred { address: number },
             13 => Self::CheckpointFlushed,
             14 => Self::TransferFlushed,
+            15 => Self::SlotScrubbed { slot: number },
+            16 => Self::SuperblockScrubbed { copy: number },
             _ => panic!("a token that no replica made: {token:?}"),
         }
     }
