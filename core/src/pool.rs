@@ -39,6 +39,8 @@ struct Shelf {
     /// which would otherwise each have their turn, and each come from memory.
     warm: ArrayQueue<Arc<Buffer>>,
     free: ArrayQueue<Arc<Buffer>>,
+    /// Those that were never used, after all others: as long as nobody has written to them, they take no memory.
+    fresh: ArrayQueue<Arc<Buffer>>,
     /// Buffers of the class that a lazy pool has not made yet.
     unmade: AtomicUsize,
 }
@@ -69,7 +71,7 @@ impl Pool {
     pub fn lazy(classes: &[Class]) -> Self {
         let mut classes = classes.to_vec();
         classes.sort_by_key(|class| class.size);
-        Self { shelves: classes.into_iter().map(|class| Arc::new(Shelf::empty(class))).collect() }
+        Self { shelves: classes.into_iter().map(|class| Arc::new(Shelf::empty(class, 0))).collect() }
     }
 
     /// A writable buffer that holds at least `size` bytes, from the smallest class that fits; `None` when that
@@ -80,7 +82,7 @@ impl Pool {
         // The last reader pushes a buffer back a moment before other readers have let go of their `Arc`; such a
         // buffer is put back and another one tried.
         for _ in 0..shelf.class.count.min(64) {
-            let mut buffer = shelf.warm.pop().or_else(|| shelf.free.pop()).or_else(|| shelf.make())?;
+            let mut buffer = shelf.take()?;
             if Arc::get_mut(&mut buffer).is_some() {
                 return Some(Draft { buffer: Some(buffer), len: 0 });
             }
@@ -114,17 +116,27 @@ impl fmt::Debug for Pool {
 }
 
 impl Shelf {
-    fn empty(class: Class) -> Self {
-        let (warm, free) = (ArrayQueue::new(WARM), ArrayQueue::new(class.count.max(1)));
-        Self { class, warm, free, unmade: AtomicUsize::new(class.count) }
+    fn empty(class: Class, fresh: usize) -> Self {
+        Self {
+            class,
+            warm: ArrayQueue::new(WARM),
+            free: ArrayQueue::new(class.count.max(1)),
+            fresh: ArrayQueue::new(fresh.max(1)),
+            unmade: AtomicUsize::new(class.count),
+        }
     }
 
     fn stocked(class: Class) -> Arc<Self> {
-        let shelf = Arc::new(Self::empty(class));
+        let shelf = Arc::new(Self::empty(class, class.count));
         while let Some(buffer) = shelf.make() {
-            assert!(shelf.free.push(buffer).is_ok(), "a shelf holds its own stock");
+            assert!(shelf.fresh.push(buffer).is_ok(), "a shelf holds its own stock");
         }
         shelf
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Arc<Buffer>> {
+        let used = self.warm.pop().or_else(|| self.free.pop());
+        used.or_else(|| self.fresh.pop()).or_else(|| self.make())
     }
 
     /// One of the buffers that were not made yet.
@@ -141,7 +153,7 @@ impl Shelf {
 
     /// Buffers that nobody holds.
     fn level(&self) -> usize {
-        self.warm.len() + self.free.len() + self.unmade.load(Ordering::Relaxed)
+        self.warm.len() + self.free.len() + self.fresh.len() + self.unmade.load(Ordering::Relaxed)
     }
 }
 
@@ -362,6 +374,18 @@ mod tests {
             (0..100).map(|_| at(pool.draft(64).unwrap())).collect();
         assert!(used.len() <= WARM, "{} buffers of {}", used.len(), 8 * WARM);
         assert!(pool.is_full());
+    }
+
+    #[test]
+    fn no_more_buffers_are_touched_than_were_needed_at_a_time() {
+        let pool = Pool::new(&[Class { size: 64, count: 8 * WARM }]);
+        let at = |draft: &Draft| draft.bytes().as_ptr() as usize;
+        let mut touched = alloc::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let some: Vec<Draft> = (0..2 * WARM).map(|_| pool.draft(64).unwrap()).collect();
+            touched.extend(some.iter().map(at));
+        }
+        assert_eq!(touched.len(), 2 * WARM);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use tigerchat_core::store::grid::block::Fault;
+use tigerchat_core::store::grid::block::{BlockRef, Fault};
 use tigerchat_core::types::TenantId;
 use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
 
@@ -90,4 +90,28 @@ fn what_can_not_be_read_is_not_there_and_everything_else_is() {
     let expected: Vec<bool> = blocks.iter().map(|block| *block != first && *block != last).collect();
     assert_eq!(whole, expected);
     assert_eq!(found.read(&last).err(), Some(Fault::Damaged));
+}
+
+/// What a damaged list names is not known; the lists beside it are looked at all the same.
+#[test]
+fn whatever_is_known_of_a_checkpoint_is_looked_at_though_its_beginning_is_damaged() {
+    let cluster = ready(120);
+    let whole = &cluster.outside[0].disk;
+    let stopped = Stopped::read(&mut read_from(whole)).expect("a whole file");
+    let grid = stopped.superblock.config.layout.grid();
+    let at = |block: &BlockRef| usize::try_from(grid.offset_of(block.address)).unwrap() + 40;
+    let mut disk = whole.clone();
+    stopped.references().for_each(|block| disk[at(block)] ^= 1);
+    // First the root is all that is known, then what it names, and so on.
+    let mut beside = 0;
+    for known in 0.. {
+        let verified = verify(&mut read_from(&disk)).expect("its superblock is whole");
+        if verified.is_complete {
+            break;
+        }
+        assert_eq!(verified.whole, known);
+        beside = beside.max(verified.damaged.len());
+        disk[at(&verified.damaged[0])] ^= 1;
+    }
+    assert!(beside > 2, "{beside} beside each other");
 }
