@@ -2,7 +2,7 @@
 //!
 //! Read the checkpoint, read the first sector of every slot, and the whole of those that hold something newer than the
 //! checkpoint, or nothing. What is older is only served to peers, and looked at then: so a start reads a part of a large
-//! log. That a slot seems never written is seen twice: a read that went astray (H29) shows where it came from by the
+//! log. That a slot seems never written is seen in both reads: a read that went astray (H29) shows where it came from by the
 //! address in every seal, but blank sectors have none, and a blank slot is what may be nacked. Flush (what was read may still have been on its way to the disk), make a new incarnation durable; then
 //! decide. There is no recovery protocol that could brick a cluster which lost power
 //! as a whole (H22): `view` and `log_view` are durable, and so is every entry that was acknowledged.
@@ -20,6 +20,7 @@
 //! | something corrupt | the op is known from the suffix or a link | faulty: fetched, never nacked (H27) |
 //! | something corrupt | it may be the op after the head | the head is uncertain: `RecoveringHead` (H24) |
 //! | anything | a witness saw an op past the head | the same |
+//! | an entry of a view after `log_view` | | that log was on its way in: of ours, nothing from here on counts |
 //!
 //! A witness is the superblock, or an entry that is surely of our log: each carries up to where the log was durable
 //! here when it was written (`docs/decisions/0006-witnesses.md`).
@@ -42,7 +43,7 @@ use crate::store::forest::Opening;
 use crate::store::grid::block::BlockRef;
 use crate::store::layout::{Layout, SECTOR};
 use crate::store::sealing;
-use crate::store::sector::{Place, Zone, is_zero, sectors_for};
+use crate::store::sector::{self, Found, Place, Zone, is_zero, sectors_for};
 use crate::store::slot::{self, SlotFound};
 use crate::store::superblock::{OpenError, Superblock};
 use crate::types::Now;
@@ -242,8 +243,20 @@ impl<M: Machine> Replica<M> {
                 recovery.found[slot as usize] = found;
             }
             Waits::SlotRecovered { slot } => {
-                let found = self.look_at(slot, read.as_deref(), slot::examine);
-                recovery.traces[slot as usize] = self.traces_of(read.as_deref(), &found);
+                let mut found = self.look_at(slot, read.as_deref(), slot::examine);
+                let before = recovery.found[slot as usize];
+                if found == SlotFound::Blank && before != SlotFound::Blank {
+                    // There was something: one of the two reads went astray. Once more; if it is blank then too, nobody
+                    // knows what was there. (Found by the simulator: seed 2016862.)
+                    found = SlotFound::Faulty(None);
+                    if before != found {
+                        recovery.whole.push(slot);
+                    }
+                }
+                recovery.traces[slot as usize] = match found {
+                    SlotFound::Faulty(_) => Traces::unknown(self.config.layout.slot_sectors),
+                    _ => self.traces_of(slot, read.as_deref(), &found),
+                };
                 recovery.found[slot as usize] = found;
             }
             _ => {}
@@ -296,10 +309,21 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Whatever is not blank may be something.
-    pub(super) fn traces_of(&self, read: Option<&[u8]>, found: &SlotFound) -> Traces {
+    pub(super) fn traces_of(&self, slot: u32, read: Option<&[u8]>, found: &SlotFound) -> Traces {
         let all = self.config.layout.slot_sectors;
-        let blank =
-            read.map_or(0, |bytes| bytes.rchunks(SECTOR).take_while(|sector| is_zero(sector)).count() as u32);
+        let place = self.config.place(Zone::Wal).under(self.sealing.as_deref());
+        let offset = self.config.layout.slot_offset(slot);
+        let mut payload = Vec::new();
+        // Zeros were written behind an entry, under seals of their own.
+        let mut is_empty = |number: usize, sector: &[u8]| {
+            payload.clear();
+            let at = offset + (number * SECTOR) as u64;
+            let mut opened = || sector::open(place, at, sector, &mut payload) != Found::Corrupt;
+            is_zero(sector) || (opened() && is_zero(&payload))
+        };
+        let sectors = read.map(|bytes| bytes.chunks(SECTOR).enumerate().collect::<Vec<_>>());
+        let from_the_end = sectors.unwrap_or_default().into_iter().rev();
+        let blank = from_the_end.take_while(|(number, sector)| is_empty(*number, sector)).count() as u32;
         let op = match found {
             SlotFound::Entry { header, .. } => header.op.get(),
             _ => 0,
@@ -448,6 +472,18 @@ impl<M: Machine> Replica<M> {
                 seen = seen.max(*witness);
             }
         }
+        // An entry of a later view than the log's: that view's log was on its way in as the process ended. A quorum had
+        // chosen it, so what it was written over was never committed, nor what came after that; no disk lost them, and
+        // nothing about the head is uncertain. (Found by the simulator: seed 2003891, a power cut left two of three
+        // replicas waiting for each other for ever.)
+        let later = found.iter().filter_map(|found| match found {
+            SlotFound::Entry { header, .. } if header.view.get() > superblock.log_view => {
+                Some(header.op.get())
+            }
+            _ => None,
+        });
+        let given_up = later.filter(|op| *op > journal.base).min();
+        seen = seen.min(given_up.map_or(u64::MAX, |op| op - 1));
         for op in journal.base + 1..=seen.min(journal.head) {
             let slot = journal.place_mut(op);
             slot.faulty |= slot.digest.is_none() || slot.durable != slot.digest;

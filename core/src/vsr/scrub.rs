@@ -188,8 +188,10 @@ impl<M: Machine> Replica<M> {
         let found = self.look_at(number, bytes, slot::examine);
         if matches!(&found, SlotFound::Entry { header, .. } if header.digest() == digest) {
             self.scrub.counts.entries += 1;
-            // Now it is known what else lies there: a start does not look.
-            self.journal.at_mut(number).traces = self.traces_of(bytes, &found);
+            // Who wrote the slot since it began knows better; a start did not look.
+            if self.journal.at(number).traces.op == 0 {
+                self.journal.at_mut(number).traces = self.traces_of(number, bytes, &found);
+            }
             return;
         }
         self.mark(Mark::EntryRotten);
