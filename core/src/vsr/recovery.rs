@@ -19,6 +19,7 @@
 //! | something corrupt | the op is known from the suffix or a link | faulty: fetched, never nacked (H27) |
 //! | something corrupt | it may be the op after the head | the head is uncertain: `RecoveringHead` (H24) |
 //! | anything | a witness saw an op past the head | the same |
+//! | an entry of a view after `log_view` | | that log was on its way in: of ours, nothing from here on counts |
 //!
 //! A witness is the superblock, or an entry that is surely of our log: each carries up to where the log was durable
 //! here when it was written (`docs/decisions/0006-witnesses.md`).
@@ -429,6 +430,18 @@ impl<M: Machine> Replica<M> {
                 seen = seen.max(*witness);
             }
         }
+        // An entry of a later view than the log's: that view's log was on its way in as the process ended. A quorum had
+        // chosen it, so what it was written over was never committed, nor what came after that; no disk lost them, and
+        // nothing about the head is uncertain. (Found by the simulator: a power cut left two of three replicas waiting for
+        // each other for ever.)
+        let later = found.iter().filter_map(|found| match found {
+            SlotFound::Entry { header, .. } if header.view.get() > superblock.log_view => {
+                Some(header.op.get())
+            }
+            _ => None,
+        });
+        let given_up = later.filter(|op| *op > journal.base).min();
+        seen = seen.min(given_up.map_or(u64::MAX, |op| op - 1));
         for op in journal.base + 1..=seen.min(journal.head) {
             let slot = journal.place_mut(op);
             slot.faulty |= slot.digest.is_none() || slot.durable != slot.digest;
