@@ -207,7 +207,7 @@ fn one_read_lands_on_blank_sectors(which: usize) {
 
 /// The log of a newer view was on its way in as the process ended: an entry of it lies where one of the own log was, which a
 /// later one of that log saw durable. A quorum had given that log up, so nothing is lost and nothing uncertain. (Found by
-/// the simulator, seed 2003891: two of three replicas waited for each other for ever.)
+/// the simulator: two of three replicas waited for each other for ever.)
 #[test]
 fn h32_what_the_log_of_a_newer_view_was_written_over_was_not_lost_by_the_disk() {
     let mut cluster = ready(3, 4);

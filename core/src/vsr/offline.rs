@@ -78,6 +78,9 @@ impl Stopped {
         let start = Start { sealing, ..Start::with_seed([0; 32]) };
         let opened = Replica::open(&zone, machine, pool, start, Now::default(), &mut effects);
         let mut replica = opened.map_err(ReadError::Open)?;
+        // Before anything is executed: what a superblock knows to be committed is, as soon as the log is read. (A restored
+        // file knows all of it; a checkpoint made here would have blocks that nobody wrote.)
+        replica.suspend_checkpoints();
         run(&mut replica, read, effects)?;
         let known_commit = replica.observe().commit_max;
         let head_uncertain = replica.observe().status == Status::RecoveringHead;

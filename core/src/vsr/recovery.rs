@@ -474,8 +474,8 @@ impl<M: Machine> Replica<M> {
         }
         // An entry of a later view than the log's: that view's log was on its way in as the process ended. A quorum had
         // chosen it, so what it was written over was never committed, nor what came after that; no disk lost them, and
-        // nothing about the head is uncertain. (Found by the simulator: seed 2003891, a power cut left two of three
-        // replicas waiting for each other for ever.)
+        // nothing about the head is uncertain. (Found by the simulator: a power cut left two of three replicas waiting for
+        // each other for ever.)
         let later = found.iter().filter_map(|found| match found {
             SlotFound::Entry { header, .. } if header.view.get() > superblock.log_view => {
                 Some(header.op.get())

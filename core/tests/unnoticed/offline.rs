@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, say};
+use tigerchat_core::io::DiskOp;
 use tigerchat_core::store::grid::block::{BlockRef, Fault};
+use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::TenantId;
 use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify};
+use tigerchat_core::wire::entry::RequestKind;
 
 fn ready(messages: u64) -> Cluster {
     let mut cluster = Cluster::with_slots(3, 16);
@@ -114,4 +117,44 @@ fn whatever_is_known_of_a_checkpoint_is_looked_at_though_its_beginning_is_damage
         disk[at(&verified.damaged[0])] ^= 1;
     }
     assert!(beside > 2, "{beside} beside each other");
+}
+
+/// The log has nearly two intervals behind its checkpoint, and the superblock knows that all of it is committed, as that of
+/// a restored file does: reading it makes no checkpoint, whose blocks would be nowhere.
+#[test]
+fn a_file_whose_log_is_longer_than_an_interval_is_read_as_it_is() {
+    let mut cluster = Cluster::with_slots(1, 64);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    let grid = cluster.config.layout.hot_size();
+    let of_a_checkpoint = |op: &DiskOp| match op {
+        DiskOp::Write { offset, .. } => *offset >= grid,
+        DiskOp::Read { .. } | DiskOp::Sync { .. } => false,
+    };
+    let mut bodies_said = Vec::new();
+    while cluster.view(0).op < 62 {
+        let (number, mut bytes) = (cluster.view(0).op, Vec::new());
+        bodies_said.push(format!("{number} {}", "long ".repeat(180)));
+        say(cluster.key(number), &bodies_said[bodies_said.len() - 1]).encode(&mut bytes).unwrap();
+        cluster.number += 1;
+        cluster.post_request(RequestKind::Commands, &bytes);
+        let (from, to, frame) = cluster.wire.pop_back().expect("just put there");
+        cluster.deliver(from, to, frame);
+        while let Some(at) = cluster.outside[0].submitted.iter().position(|op| !of_a_checkpoint(op)) {
+            let op = cluster.outside[0].submitted.remove(at);
+            let event = cluster.complete(0, op);
+            cluster.turn(0, Some(event));
+        }
+    }
+    assert_eq!((cluster.view(0).checkpoint, cluster.view(0).commit), (0, 62));
+    let mut disk = cluster.outside[0].disk.clone();
+    let mut superblock = Superblock::open(&disk).unwrap();
+    superblock.commit = 62;
+    let zone = superblock.zone();
+    disk[..zone.len()].copy_from_slice(&zone);
+    let stopped = Stopped::read(&mut read_from(&disk)).expect("a whole file");
+    assert_eq!((stopped.executed(), stopped.known_commit), (62, 62));
+    assert_eq!(stopped.references().count(), 0, "there is no checkpoint");
+    assert_eq!(bodies(&stopped, &disk), bodies_said);
 }
