@@ -441,6 +441,29 @@ fn h02_a_superblock_that_the_disk_refuses_is_written_again_and_nothing_is_said_b
     assert!(cluster.primary().is_some());
 }
 
+/// A replacement was torn: one copy of it reached the disk. A start opens what was durable, and leaves no copy of what was
+/// not: rot in a copy of the former would bring it up later. (Met by the simulator, as keys that came back after a power
+/// cut had taken them.)
+#[test]
+fn h32_a_start_leaves_no_copy_of_a_superblock_that_was_never_durable() {
+    let mut cluster = ready(3, 4);
+    cluster.crash(1);
+    let zone = |cluster: &Cluster| cluster.outside[1].disk[..SUPERBLOCK_ZONE].to_vec();
+    let durable = Superblock::open(&zone(&cluster)).unwrap();
+    let mut torn = durable.clone();
+    torn.sequence += 1;
+    torn.view += 7;
+    let copy_bytes = SUPERBLOCK_ZONE / SUPERBLOCK_COPIES;
+    cluster.outside[1].disk[..copy_bytes].copy_from_slice(&torn.zone()[..copy_bytes]);
+    assert_eq!(Superblock::open(&zone(&cluster)).unwrap(), durable);
+    cluster.start(1);
+    cluster.pass(LONG);
+    for copy in Superblock::read_copies(&zone(&cluster)) {
+        let copy = copy.expect("a whole one");
+        assert_eq!((copy.view, copy.sequence), (durable.view, durable.sequence + 1));
+    }
+}
+
 /// Every bit of every copy of a superblock: the copy is refused or means the same, and the zone opens as before.
 #[test]
 fn h28_every_flipped_bit_of_every_superblock_copy_is_survived() {

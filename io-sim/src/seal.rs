@@ -3,7 +3,7 @@
 //! The one law: **no key meets a nonce twice** (I31, H41), over all replicas, starts, crashes and disks of a world; and
 //! in a sealed world no sector reaches a disk that the ledger does not know.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use tigerchat_core::store::layout::{PAYLOAD, SECTOR};
@@ -24,6 +24,8 @@ type Key = (u64, [u8; SALT]);
 #[derive(Debug)]
 pub struct Ledger {
     used: Mutex<BTreeSet<(Key, u32)>>,
+    /// How often the keys of each disk changed at most: what a power cut took back counts too.
+    changes: Mutex<BTreeMap<u64, u64>>,
     /// The operating system's entropy: it knows nothing of process starts.
     entropy: Mutex<Random>,
     /// For [`crate::rotate`]: whose key changes when, and what comes between.
@@ -47,7 +49,8 @@ impl Ledger {
     pub fn new(seed: u64) -> Arc<Self> {
         let entropy = Mutex::new(Random::new(seed, "salts", 0));
         let rotations = Mutex::new(Random::new(seed, "rotations", 0));
-        Arc::new(Self { used: Mutex::default(), entropy, rotations, rotated: Mutex::default() })
+        let (used, changes, rotated) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { used, changes, entropy, rotations, rotated })
     }
 
     #[must_use]
@@ -87,7 +90,11 @@ impl StandIn {
     /// The next key of its disk, beside this one; of both, beside the newer one.
     #[must_use]
     pub fn next(&self) -> Self {
-        Self { node: self.node + NEXT, before: Some(Box::new(self.alone())), ..self.clone() }
+        let node = self.node + NEXT;
+        let mut changes = self.ledger.changes.lock().expect("one thread");
+        let most = changes.entry(node % NEXT).or_default();
+        *most = (*most).max(node / NEXT);
+        Self { node, before: Some(Box::new(self.alone())), ledger: Arc::clone(&self.ledger) }
     }
 
     /// The newest key alone.
@@ -98,7 +105,9 @@ impl StandIn {
 
     /// All keys that its disk ever had, the newest first: each alone, and beside the one before.
     pub(crate) fn so_far(&self) -> impl Iterator<Item = Self> {
-        let (place, changes) = (self.node % NEXT, self.node / NEXT);
+        let place = self.node % NEXT;
+        let changes =
+            self.ledger.changes.lock().expect("one thread").get(&place).copied().unwrap_or_default();
         let nth = move |nth| Self::new(place + nth * NEXT, &self.ledger);
         (0..=changes).rev().flat_map(move |at| {
             let beside = at.checked_sub(1).map(|before| nth(before).next());

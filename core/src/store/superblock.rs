@@ -3,7 +3,8 @@
 //! The one law: **a new superblock is written over one pair of copies (0 and 1, or 2 and 3), made durable, then over
 //! the other**; so whatever a crash tears, one pair holds a whole older or newer version. Opening takes the highest
 //! sequence of which at least two copies are whole, or the highest whole one when no two agree. The next
-//! replacement begins with the pair that lacks it ([`Superblock::weaker_pair`]):
+//! replacement begins with the pair that lacks it ([`Superblock::weaker_pair`]); a start makes one before it speaks, so
+//! that no copy of what was never durable is left to come up later:
 //!
 //! ```text
 //! copies 0 1 | 2 3      version 5 everywhere
