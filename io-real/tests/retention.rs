@@ -73,7 +73,8 @@ fn rules_change_while_the_shard_runs_and_what_is_gone_is_served_and_exported_no_
     files_know_the_rules(shard, first);
 }
 
-/// Replicas that begin anew know the rules, and so does whoever reads their files: nothing before `first` is there.
+/// Replicas that begin anew know the rules, and so does whoever reads their files: nothing before `first` is there. The last
+/// message is in the files of a quorum: who is killed may not have had it yet.
 fn files_know_the_rules(mut shard: Shard, first: u64) {
     shard.replicas.clear();
     for replica in 0..3 {
@@ -85,7 +86,8 @@ fn files_know_the_rules(mut shard: Shard, first: u64) {
     let after = shown(&shard, "retention show", &["--room", "general"]);
     assert_eq!(after["first"], json!(first.to_string()), "{after}");
     assert_eq!(after["of_tenant"]["messages"], json!(20), "{after}");
-    let head = after["head"].as_str().unwrap().to_owned();
+    let head: u64 = after["head"].as_str().unwrap().parse().unwrap();
+    let mut heads = Vec::new();
     shard.edge = None;
     shard.replicas.clear();
     for replica in 0..3 {
@@ -98,9 +100,11 @@ fn files_know_the_rules(mut shard: Shard, first: u64) {
         }
         let verified = run(&["verify", "--json", out]);
         let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
-        assert_eq!(verified["head"].to_string().trim_matches('"'), head, "{verified}");
+        heads.push(verified["head"].as_u64().unwrap());
         assert!(!std::fs::read_to_string(out).unwrap().contains("number 9\\\""), "{verified}");
     }
+    heads.sort_unstable();
+    assert!(heads[0] <= head && heads[1..] == [head, head], "{heads:?}, and {head} was said");
 }
 
 #[test]
