@@ -61,6 +61,8 @@ pub struct Disk {
     astray: BTreeSet<u64>,
     /// A read was refused or went astray since the process began: what it believes of the disk may be wrong.
     misled: bool,
+    /// A flush has failed since then.
+    flush_failed: bool,
     /// Of the damaged ones those of a write that never happened.
     lost: BTreeSet<usize>,
     /// Sectors written last, newest at the end.
@@ -133,6 +135,7 @@ impl Disk {
             unreadable: BTreeSet::new(),
             astray: BTreeSet::new(),
             misled: false,
+            flush_failed: false,
             lost: BTreeSet::new(),
             recent: VecDeque::with_capacity(RECENT),
             counts: DiskCounts::default(),
@@ -208,6 +211,7 @@ impl Disk {
             Work::Sync { token } => self.flush(now, ticket, token),
             Work::Flush { token, .. } if self.fails(|faults| faults.flush) => {
                 self.counts.errors += 1;
+                self.flush_failed = true;
                 Step::Done(Done { token, result: Err(DiskError::Fsync) })
             }
             Work::Flush { token, up_to } => {
@@ -220,7 +224,7 @@ impl Disk {
 
     /// The process ended: what was on its way into the cache is there whole, in part or not at all.
     pub fn process_ended(&mut self) {
-        self.misled = false;
+        (self.misled, self.flush_failed) = (false, false);
         for work in std::mem::take(&mut self.in_flight).into_values() {
             let Work::Write { offset, data, .. } = work else { continue };
             let (mode, pattern) = (self.random.below(3), self.random.u64());
@@ -382,6 +386,12 @@ impl Disk {
         let reads =
             self.faults.as_ref().is_none_or(|faults| faults.read == 0 && faults.misdirected_read == 0);
         reads && !self.misled && self.counts.damaged == 0
+    }
+
+    /// Whether a flush has failed since its process began.
+    #[must_use]
+    pub fn flush_failed(&self) -> bool {
+        self.flush_failed
     }
 
     #[must_use]

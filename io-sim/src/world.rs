@@ -42,6 +42,8 @@ use crate::users::Users;
 
 pub const CLUSTER: ClusterId = ClusterId(0x7167_6572_c4a7);
 pub const SHARD: ShardId = ShardId(1);
+/// A process whose disk failed is started again after so long.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What happens.
 #[derive(Debug)]
@@ -605,9 +607,13 @@ impl<'a> World<'a> {
             self.end_of_old_binary(place);
             return self.set_trap(place, TrapAt::Effects(0), false);
         }
-        let sound = self.healed && self.core.contains(&place);
-        let expected = why == Fatal::Removed || (why == Fatal::FsyncFailed && !sound);
+        let failed = self.processes[place].disk.as_ref().is_some_and(Disk::flush_failed);
+        let expected = why == Fatal::Removed || (why == Fatal::FsyncFailed && failed);
         assert!(expected, "replica {place} stopped: {why:?}");
+        if failed && self.healed && self.core.contains(&place) {
+            // Its disk failed just before it was healed, and nothing else would start it any more. (Seed 4004509.)
+            self.start_after(place, AGAIN);
+        }
         // What was not flushed may be there or not.
         self.set_trap(place, TrapAt::Effects(0), true);
     }

@@ -89,6 +89,9 @@ pub fn replace(file: &mut dyn DataFile, envelope: Envelope) -> Result<Superblock
     let old = Superblock::open(&zone).map_err(Failed::Open)?;
     let first = old.weaker_pair(&zone);
     let (sequence, parent) = (old.sequence + 1, old.digest());
+    // Of what was read the newest pair may be in the page cache alone, if the replica was killed: then the first write
+    // would go over the only pair that is durable.
+    file.flush()?;
     let new = Superblock { sequence, parent, envelope: Some(envelope), ..old };
     let mut image = vec![0; Superblock::COPY];
     for pair in [first, 2 - first] {
@@ -470,6 +473,26 @@ mod tests {
             }
         }
         assert_eq!(phases.len(), 3, "crashes before, within and behind it");
+    }
+
+    /// The replica was killed with a superblock half way to its disk; the power goes while the key is changed.
+    #[test]
+    fn h41_what_was_read_of_a_killed_replica_is_made_durable_before_it_is_relied_on() {
+        let old = Toy::new(1);
+        let mut file = Memory::new(file(&old));
+        let durable = Superblock::open(&file.durable).unwrap();
+        let newer = Superblock { sequence: durable.sequence + 1, ..durable }.zone();
+        // Another replacement was torn before: one pair is durable, the other in the cache.
+        let pair = 2 * Superblock::COPY;
+        file.durable[..pair].fill(7);
+        file.write(0, &newer[..pair]).unwrap();
+        file.left = 3;
+        let both = Toy::after(Toy::new(1));
+        assert!(replace(&mut file, envelope(&both)).is_err());
+        let lost = file.cached.len().saturating_sub(3);
+        // The first sectors of both copies that were being written, and nothing of what was in the cache before.
+        file.crash(|number| number >= lost && (number - lost).is_multiple_of(2));
+        assert!(Superblock::open(&file.durable).is_ok(), "a whole one is left");
     }
 
     #[test]
