@@ -108,6 +108,8 @@ registry! {
     KeyUnneeded = 17006, "key_unneeded", false, "a key was given for what is not sealed", "leave --key out";
     SectorsMoved = 17007, "sectors_moved", false, "whole sectors of the file lie where others belong", "look at the disk; start the replica: its peers repair it";
     FormatUnfit = 17008, "format_unfit", false, "the file has a format version that this binary does not read", "use a binary of the release that is named";
+    SignerUnnamed = 17009, "signer_unnamed", false, "a backup is to be signed, or is, and nobody said by whom", "`backup --sign-key FILE`, `restore --signed-by PUBLIC-KEY`; or --unsigned, --unverified";
+    SignatureWrong = 17010, "signature_wrong", false, "the backup is not signed by whom it should be, or was changed after it was signed", "take another backup; ask who has had this one";
 }
 
 impl ErrorCode {

@@ -148,6 +148,7 @@ fn h30_what_rots_in_the_log_and_in_the_superblock_is_found_and_written_again() {
     }
     let replica = cluster.replica(1);
     assert!(replica.marks().has(Mark::EntryRotten) && replica.marks().has(Mark::SuperblockRotten));
+    assert!(replica.scrubbed().rotten > 2, "{:?}", replica.scrubbed());
     assert!(replica.scrubbed().logs > 1 && replica.scrubbed().entries > 0, "{:?}", replica.scrubbed());
     let disk = &cluster.outside[1].disk;
     let is_there =

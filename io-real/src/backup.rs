@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ring::hkdf::Prk;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::store::sealing::Sealing;
 use tigerchat_core::store::superblock::Superblock;
@@ -22,8 +23,9 @@ use tigerchat_core::wire::entry::Digest;
 
 use crate::cli::Backup;
 use crate::keys::{self, MasterKey, Wrapped};
-use crate::part;
+use crate::signing::{SIGNING_KEY_FILE, Signer};
 use crate::texts::parse_hex;
+use crate::{launch, part};
 
 /// How often it begins again.
 const TRIES: u32 = 10;
@@ -36,6 +38,8 @@ pub const SEALED_VERSION: u32 = 2;
 pub const PARTS: [&str; 4] = ["backup.json", "superblock", "blocks", "log"];
 /// Names the parts with their digests, as `sha256sum -c` reads it.
 pub const SUMS: &str = "SHA256SUMS";
+/// Who signed these.
+pub const SIGNATURE: &str = "SHA256SUMS.sig";
 
 /// `backup.json`: what people want to know of a backup, and what `restore` compares with the rest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,9 +137,12 @@ pub fn run(args: &Backup) -> Result<(), String> {
         ),
         _ => fail(error),
     })?;
+    let mut signer = None;
     let copied = File::open(&args.file).map_err(|error| format!("can't be read: {error}")).and_then(|file| {
+        let mut read = |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok();
+        signer = signer_for(&superblock(&mut read)?, args)?;
         let key = MasterKey::find(args.key.as_deref())?;
-        copy(&mut |offset, into: &mut [u8]| file.read_exact_at(into, offset).is_ok(), key.as_ref(), &part)
+        copy(&mut read, key.as_ref(), signer.as_ref(), &part)
     });
     let done = copied.map_err(|error| format!("{name}: {error}")).and_then(|about| {
         File::open(&part).and_then(|folder| folder.sync_all()).map_err(fail)?;
@@ -160,19 +167,41 @@ pub fn run(args: &Backup) -> Result<(), String> {
         about.blocks,
         about.entries
     );
+    let signed = signer.map_or("not signed".to_owned(), |signer| format!("signed by {}", signer.public()));
     match &about.sealed {
         Some(with) => println!(
-            "{}: sealed with master key {}, not signed: keep that key as long as the backup",
+            "{}: sealed with master key {}, {signed}: keep that key as long as the backup",
             out.display(),
             with.master
         ),
-        None => println!("{}: not sealed and not signed: keep it as safe as the data file", out.display()),
+        None => println!("{}: not sealed, {signed}: keep it as safe as the data file", out.display()),
     }
     Ok(())
 }
 
+/// Who signs a backup of this file.
+fn signer_for(superblock: &Superblock, args: &Backup) -> Result<Option<Signer>, String> {
+    if args.unsigned {
+        return Ok(None);
+    }
+    let signer = Signer::find(args.sign_key.as_deref())?;
+    if signer.is_none() && !launch::is_dev(&superblock.config) {
+        let what = format!(
+            "expected a key to sign the backup with, found none: name its file with --sign-key or {SIGNING_KEY_FILE} \
+             (`tigerchat key make-signing FILE` makes one); --unsigned makes a backup that nobody has signed"
+        );
+        return Err(keys::numbered(ErrorCode::SignerUnnamed, what));
+    }
+    Ok(signer)
+}
+
 /// Copies until one moment was copied.
-fn copy(read: &mut ReadAt<'_>, key: Option<&MasterKey>, part: &Path) -> Result<About, String> {
+fn copy(
+    read: &mut ReadAt<'_>,
+    key: Option<&MasterKey>,
+    signer: Option<&Signer>,
+    part: &Path,
+) -> Result<About, String> {
     let path = part.join("blocks");
     let vault = Vault::of(&superblock(read)?, key);
     let blocks = File::create_new(&path).and_then(|file| part::Writer::begin(file, vault.key(), "blocks"));
@@ -181,7 +210,7 @@ fn copy(read: &mut ReadAt<'_>, key: Option<&MasterKey>, part: &Path) -> Result<A
     for _ in 0..TRIES {
         match moment(read, key, &vault, &mut blocks, part) {
             Ok((about, superblock)) => {
-                finish(part, blocks, &about, &superblock)?;
+                finish(part, blocks, &about, &superblock, signer)?;
                 return Ok(about);
             }
             Err(Failed::Moved) => {}
@@ -314,7 +343,13 @@ fn copy_log(
     Ok((head, entries))
 }
 
-fn finish(part: &Path, blocks: Blocks, about: &About, superblock: &Superblock) -> Result<(), String> {
+fn finish(
+    part: &Path,
+    blocks: Blocks,
+    about: &About,
+    superblock: &Superblock,
+    signer: Option<&Signer>,
+) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("can't be written: {error}");
     blocks.to.end().map_err(fail)?;
     let mut json = serde_json::to_string_pretty(about).expect("texts and numbers");
@@ -325,7 +360,8 @@ fn finish(part: &Path, blocks: Blocks, about: &About, superblock: &Superblock) -
     for name in PARTS {
         sums.push_str(&format!("{}  {name}\n", digest_of(&part.join(name))?));
     }
-    write(&part.join(SUMS), sums.as_bytes())
+    write(&part.join(SUMS), sums.as_bytes())?;
+    signer.map_or(Ok(()), |signer| write(&part.join(SIGNATURE), signer.sign(sums.as_bytes()).as_bytes()))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
@@ -395,7 +431,7 @@ mod tests {
                 let file = if reads <= limit { &early } else { &late };
                 file.read_exact_at(into, offset).is_ok()
             };
-            let about = copy(&mut read, None, &part).expect("one of the two");
+            let about = copy(&mut read, None, None, &part).expect("one of the two");
             let args = Restore {
                 from: part.clone(),
                 cluster: "new".into(),
@@ -404,6 +440,8 @@ mod tests {
                 key: None,
                 backup_key: None,
                 unsealed: false,
+                signed_by: None,
+                unverified: false,
             };
             restore::run(&args).expect("it is whole");
             std::fs::remove_dir_all(part).expect("ours");

@@ -10,7 +10,8 @@ use tigerchat_core::wire::retention::FOREVER;
 use crate::disk::Mode;
 use crate::launch::Size;
 use crate::operator::retention::{Age, Count};
-use crate::texts::{At, Chain};
+use crate::signing::PublicKey;
+use crate::texts::{At, Chain, Period};
 
 /// A distributed, fault-tolerant chat backend. Every room is one ordered, replicated, hash-chained log.
 ///
@@ -180,6 +181,10 @@ pub struct Start {
     /// Keep the shard in the release that it is in, also when all its replicas have a newer binary.
     #[arg(long)]
     pub hold_release: bool,
+    /// Everything in the data file is read again within this time, so that what rots is found while other replicas still
+    /// have it, and repaired: 30s, 15m, 12h, 90d, 8w. At most 64 MiB are read in a second, and a small file is read more often.
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub scrub_cycle: Period,
     /// For measurements: while a checkpoint is being made the first byte of this file is 1, else 0.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub tell_checkpoints: Option<PathBuf>,
@@ -352,6 +357,16 @@ pub enum KeyCommand {
     },
     /// Prints the id of a master key: of that in a file, or of that in the environment.
     Id { file: Option<PathBuf> },
+    /// Makes a file with a new signing key (Ed25519), for backups, and prints its public key. Never overwrites.
+    MakeSigning {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Prints the public key of a signing key: what `restore --signed-by` asks for. It is no secret.
+    Public {
+        /// The file that `key make-signing` made.
+        file: PathBuf,
+    },
     /// Changes a key of the data file of a stopped replica; the other replicas go on.
     ///
     /// Without --to, the file's own key: all that is in the file is sealed anew, which takes as long as reading and writing
@@ -417,6 +432,13 @@ pub struct Backup {
     /// The file with the master key, if the data file is sealed: the backup is sealed with it too.
     #[arg(long, value_name = "KEY FILE")]
     pub key: Option<PathBuf>,
+    /// Sign the backup with the key in this file, so that `restore` can tell who made it and that nobody has changed it
+    /// since. `tigerchat key make-signing` makes one. Without this it is looked for in TIGERCHAT_SIGNING_KEY_FILE.
+    #[arg(long, value_name = "KEY FILE")]
+    pub sign_key: Option<PathBuf>,
+    /// Make a backup that nobody has signed. Of files of the size `dev` it need not be said.
+    #[arg(long, conflicts_with = "sign_key")]
+    pub unsigned: bool,
 }
 
 #[derive(Debug, Args)]
@@ -443,6 +465,12 @@ pub struct Restore {
     /// Leave the data file as anybody can read it who has the disk. Files of the size `dev` need not say so.
     #[arg(long)]
     pub unsealed: bool,
+    /// Whose signature the backup must have: a public key, as `tigerchat key public` prints it.
+    #[arg(long, value_name = "PUBLIC KEY")]
+    pub signed_by: Option<PublicKey>,
+    /// Restore from a backup whoever made it. Of files of the size `dev` it need not be said.
+    #[arg(long, conflicts_with = "signed_by")]
+    pub unverified: bool,
 }
 
 #[derive(Debug, Args)]

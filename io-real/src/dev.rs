@@ -12,7 +12,7 @@ use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{ClusterId, ReplicaId};
 use tigerchat_core::vsr::membership::Members;
-use tigerchat_core::vsr::replica::Stages;
+use tigerchat_core::vsr::replica::{Stages, Timeouts};
 
 use crate::clients::Site;
 use crate::disk::Mode;
@@ -59,7 +59,7 @@ impl Dev {
         let peers = numbered(&peers.collect::<Result<Vec<_>, String>>()?);
         let (mut stoppers, mut threads, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         let stages = Arc::new(Mutex::new([Stages::default(); REPLICAS as usize]));
-        let plan = ReplicaPlan { mode, peers: &peers, hold: false, key: None };
+        let plan = ReplicaPlan { mode, peers: &peers, hold: false, key: None, timeouts: Timeouts::default() };
         for (replica, listener) in (0..REPLICAS).zip(listeners) {
             let path = folder.join(format!("replica-{replica}.tigerchat"));
             let (reactor, about) = launch::replica(&path, listener, &plan)?;

@@ -81,24 +81,10 @@ impl MasterKey {
     /// Reads a key file. Errors say nothing of what is in it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
-        let unreadable = |what: String| numbered(ErrorCode::KeyUnreadable, format!("{name}: {what}"));
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            unreadable(format!("expected a key file: {error}: `tigerchat key make FILE` makes one"))
-        })?;
-        let mode =
-            std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(numbered(
-                ErrorCode::KeyFileExposed,
-                format!(
-                    "{name}: expected a key file that only its owner may read, found mode {:o}: chmod 600 it, and ask \
-                     who has read it",
-                    mode & 0o777
-                ),
-            ));
-        }
-        let key = parse(text.trim_end()).ok_or_else(|| {
-            unreadable(format!("expected one line of {} hexadecimal digits, found something else", 2 * KEY))
+        let key = parse(read_secret(path, "key make")?.trim_end()).ok_or_else(|| {
+            let what =
+                format!("{name}: expected one line of {} hexadecimal digits, found something else", 2 * KEY);
+            numbered(ErrorCode::KeyUnreadable, what)
         })?;
         Ok(Self::new(&key, name))
     }
@@ -256,15 +242,36 @@ fn of(config: &ShardConfig) -> String {
 
 /// Makes a key file. Never overwrites.
 pub fn make_file(path: &Path) -> Result<MasterKey, String> {
-    let name = path.display().to_string();
     let key = entropy::<KEY>();
-    let mut line: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    line.push('\n');
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_secret(path, &format!("{digits}\n"))?;
+    Ok(MasterKey::new(&key, path.display().to_string()))
+}
+
+/// Makes a file that only its owner may read. Never overwrites.
+pub fn write_secret(path: &Path, line: &str) -> Result<(), String> {
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(line.as_bytes()).and_then(|()| file.sync_all()))
-        .map_err(|error| format!("{name}: can't be made: {error}"))?;
-    Ok(MasterKey::new(&key, name))
+        .map_err(|error| format!("{}: can't be made: {error}", path.display()))
+}
+
+/// Reads such a file, which `maker` makes; refuses one that others may read.
+pub fn read_secret(path: &Path, maker: &str) -> Result<String, String> {
+    let name = path.display();
+    let unreadable = |what: String| numbered(ErrorCode::KeyUnreadable, format!("{name}: {what}"));
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        unreadable(format!("expected a key file: {error}: `tigerchat {maker} FILE` makes one"))
+    })?;
+    let mode = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(text);
+    }
+    let what = format!(
+        "{name}: expected a key file that only its owner may read, found mode {:o}: chmod 600 it, and ask who has read it",
+        mode & 0o777
+    );
+    Err(numbered(ErrorCode::KeyFileExposed, what))
 }
 
 /// The node key of a data file, if it is sealed; or what is wrong. A key that is just there, in the environment, may be for

@@ -13,7 +13,7 @@ use tigerchat_core::store::superblock::{ShardConfig, Superblock};
 use tigerchat_core::types::{Address, ClusterId, EdgeId, ReplicaId, ShardId};
 use tigerchat_core::vsr::membership::Members;
 use tigerchat_core::vsr::release::Releases;
-use tigerchat_core::vsr::replica::{Replica, Start, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, Start, Timeouts, pool_classes};
 
 use crate::clients::Site;
 use crate::disk::{self, Disk, Mode};
@@ -87,14 +87,18 @@ pub fn key_for(
     if is_unsealed {
         return Ok(None);
     }
-    let is_dev = config.layout == shard_config(config.cluster, config.replica, Size::Dev).layout;
     match MasterKey::find(flag)? {
-        None if !is_dev => Err(keys::missing(
+        None if !is_dev(config) => Err(keys::missing(
             &"expected a master key to seal the file with, found none (`tigerchat key make FILE` makes one; --unsealed \
               leaves the file as anybody can read it who has the disk)",
         )),
         key => Ok(key),
     }
+}
+
+/// Whether a file has the size of those that nobody minds to lose, or to show.
+pub fn is_dev(config: &ShardConfig) -> bool {
+    config.layout == shard_config(config.cluster, config.replica, Size::Dev).layout
 }
 
 /// Makes a replica's data file, sealed if there is a key.
@@ -138,6 +142,7 @@ pub struct ReplicaPlan<'a> {
     pub peers: &'a [At],
     pub hold: bool,
     pub key: Option<&'a MasterKey>,
+    pub timeouts: Timeouts,
 }
 
 /// A loop with one replica, and a line about it.
@@ -146,7 +151,7 @@ pub fn replica(
     listener: TcpListener,
     plan: &ReplicaPlan<'_>,
 ) -> Result<(Reactor, String), String> {
-    let ReplicaPlan { mode, peers, hold, key } = *plan;
+    let ReplicaPlan { mode, peers, hold, key, ref timeouts } = *plan;
     let (file, direct) = disk::open(path, mode)?;
     let mut zone = vec![0; SUPERBLOCK_ZONE];
     let read = std::fs::File::open(path)
@@ -198,7 +203,7 @@ pub fn replica(
     let now = reactor.now();
     let binary = Releases { hold, ..Releases::OURS };
     let sealed = how_sealed(&sealing);
-    let start = Start { binary, sealing, ..Start::with_seed(entropy()) };
+    let start = Start { timeouts: timeouts.clone(), binary, sealing, ..Start::with_seed(entropy()) };
     let opened = Replica::open(&zone, machine, pool, start, now, &mut effects).map_err(fail)?;
     let disk = Disk::start(file, config.layout.grid(), reactor.waker());
     reactor.add_replica(FILE, disk, opened, effects);

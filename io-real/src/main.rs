@@ -24,6 +24,7 @@ mod peers;
 mod reactor;
 mod restore;
 mod rotate;
+mod signing;
 mod standing;
 mod texts;
 mod verify;
@@ -42,6 +43,7 @@ use tigerchat_core::store::sealing::KeyId;
 use tigerchat_core::store::superblock::{FORMAT_VERSION, ROTATING_FORMAT_VERSION, SEALED_FORMAT_VERSION};
 use tigerchat_core::types::{ClusterId, RELEASE, ReplicaId};
 use tigerchat_core::vsr::membership::{Change, Members};
+use tigerchat_core::vsr::replica::Timeouts;
 use tigerchat_core::wire::entry::Digest;
 
 use crate::backup::{SEALED_VERSION as SEALED_BACKUP_VERSION, VERSION as BACKUP_VERSION};
@@ -190,7 +192,9 @@ fn start(args: &cli::Start) -> Result<(), String> {
     let listener = launch::bind(listen, "replicas and edges")?;
     let key = MasterKey::find(args.key.as_deref())?;
     let mut teller = working::Teller::new(args.tell_checkpoints.as_deref())?;
-    let plan = ReplicaPlan { mode: args.io, peers: &peers, hold: args.hold_release, key: key.as_ref() };
+    let timeouts = Timeouts { scrub_cycle: args.scrub_cycle.0, ..Timeouts::default() };
+    let (mode, hold) = (args.io, args.hold_release);
+    let plan = ReplicaPlan { mode, peers: &peers, hold, key: key.as_ref(), timeouts };
     let (reactor, about) = launch::replica(&args.file, listener, &plan)?;
     launch::stop_on_signals(vec![reactor.stopper()])?;
     let _ = writeln!(std::io::stdout(), "{about}, listening on {listen}");

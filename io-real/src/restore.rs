@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read as _};
+use std::io::{BufReader, ErrorKind, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -25,10 +25,11 @@ use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify_sealed};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
 use zerocopy::FromBytes as _;
 
-use crate::backup::{About, PARTS, SEALED_VERSION, SUMS, SealedWith, VERSION, digest_of};
+use crate::backup::{About, PARTS, SEALED_VERSION, SIGNATURE, SUMS, SealedWith, VERSION, digest_of};
 use crate::cli::Restore;
 use crate::export::write_room;
 use crate::keys::{self, MasterKey};
+use crate::signing::{PublicKey, signer_of};
 use crate::{disk, launch, part, texts};
 
 pub fn run(args: &Restore) -> Result<(), String> {
@@ -74,7 +75,7 @@ struct Backup {
 
 impl Backup {
     fn open(folder: &Path, args: &Restore) -> Result<Self, String> {
-        check_sums(folder)?;
+        let signer = check_signature(folder, &check_sums(folder)?, args)?;
         let path = |name: &str| folder.join(name);
         let fail = |name: &str, why: String| format!("{}: {why}", path(name).display());
         let read = |name: &str| std::fs::read(path(name)).map_err(|error| fail(name, error.to_string()));
@@ -92,6 +93,10 @@ impl Backup {
         let superblock =
             Superblock::open(&read("superblock")?).map_err(|error| fail("superblock", error.to_string()))?;
         launch::must_fit(&path("superblock"), &superblock.config)?;
+        let is_settled = args.signed_by.is_some() || args.unverified || launch::is_dev(&superblock.config);
+        if !is_settled {
+            return Err(unnamed(folder, signer));
+        }
         let checkpoint = &superblock.checkpoint;
         let said = (about.cluster.as_str(), about.checkpoint, about.checkpoint_op, about.root.as_str());
         let (cluster, root) = (superblock.config.cluster.to_string(), checkpoint.root.digest.to_string());
@@ -221,8 +226,36 @@ impl Backup {
     }
 }
 
-/// Compares every part with the sums.
-fn check_sums(folder: &Path) -> Result<(), String> {
+/// Who signed the sums: whoever must have done so, if that was said.
+fn check_signature(folder: &Path, sums: &str, args: &Restore) -> Result<Option<PublicKey>, String> {
+    let path = folder.join(SIGNATURE);
+    let fail = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
+    let signer = match std::fs::read_to_string(&path) {
+        Ok(line) => Some(signer_of(&line, sums.as_bytes()).map_err(|what| fail(&what))?),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(fail(&error)),
+    };
+    match args.signed_by {
+        Some(expected) if signer != Some(expected) => {
+            let found = signer.map_or("none".into(), |key| format!("that of {key}"));
+            let what = format!("expected the signature of {expected}, found {found}");
+            Err(fail(&keys::numbered(ErrorCode::SignatureWrong, what)))
+        }
+        _ => Ok(signer),
+    }
+}
+
+fn unnamed(folder: &Path, signer: Option<PublicKey>) -> String {
+    let found = signer.map_or("it is not signed".into(), |key| format!("it is signed by {key}"));
+    let what = format!(
+        "expected to be told with --signed-by who must have signed the backup ({found}); --unverified takes it whoever \
+         made it"
+    );
+    format!("{}: {}", folder.display(), keys::numbered(ErrorCode::SignerUnnamed, what))
+}
+
+/// Compares every part with the sums, and hands these out.
+fn check_sums(folder: &Path) -> Result<String, String> {
     let path = folder.join(SUMS);
     let sums = std::fs::read_to_string(&path)
         .map_err(|error| format!("{}: expected a backup: {error}", path.display()))?;
@@ -241,7 +274,7 @@ fn check_sums(folder: &Path) -> Result<(), String> {
     if sums != again {
         return Err(format!("{}: expected {} lines, one for each of {PARTS:?}", path.display(), PARTS.len()));
     }
-    Ok(())
+    Ok(sums)
 }
 
 /// The key that a backup is sealed with.

@@ -17,6 +17,7 @@ use tigerchat_core::store::superblock::Superblock;
 use crate::cli::{Key, KeyCommand, Rotate};
 use crate::disk::{self, Mode};
 use crate::keys::{self, MasterKey};
+use crate::signing::Signer;
 
 pub fn key(args: &Key) -> Result<(), String> {
     match &args.what {
@@ -25,6 +26,11 @@ pub fn key(args: &Key) -> Result<(), String> {
             let key = MasterKey::find(file.as_deref())?;
             let key = key.ok_or_else(|| keys::missing(&"expected a master key, found none"))?;
             println!("{}", KeyId(&key.id()));
+            Ok(())
+        }
+        KeyCommand::MakeSigning { file } => make_signing(file),
+        KeyCommand::Public { file } => {
+            println!("{}", Signer::read(file)?.public());
             Ok(())
         }
         KeyCommand::Rotate(args) => run(args),
@@ -36,6 +42,16 @@ fn make(file: &Path) -> Result<(), String> {
     println!("{}: master key {}", file.display(), KeyId(&key.id()));
     println!();
     println!("Keep a copy where the data files are not: what is sealed with it can't be read without it.");
+    Ok(())
+}
+
+fn make_signing(file: &Path) -> Result<(), String> {
+    let signer = Signer::make_file(file)?;
+    println!("{}: public key {}", file.display(), signer.public());
+    println!();
+    println!(
+        "Keep the file where backups are made, and the public key where they are restored: on another machine."
+    );
     Ok(())
 }
 

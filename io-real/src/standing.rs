@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tigerchat_core::node::Node;
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::replica::Status;
+use tigerchat_core::vsr::scrub::Scrubbed;
 
 /// A change is told so soon.
 const LOOK: Duration = Duration::from_millis(200);
@@ -25,11 +26,18 @@ pub struct Standing {
     view: Option<u64>,
     clocks_agree: bool,
     abdications: [u64; Abdication::ALL.len()],
+    scrubbed: Scrubbed,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { looked: Instant::now(), view: None, clocks_agree: false, abdications: Default::default() }
+        Self {
+            looked: Instant::now(),
+            view: None,
+            clocks_agree: false,
+            abdications: Default::default(),
+            scrubbed: Scrubbed::default(),
+        }
     }
 }
 
@@ -65,6 +73,18 @@ impl Standing {
                 let clocks = if agree { "agree" } else { "do not agree: look at the clocks of all replicas" };
                 tell!("the replicas' clocks {clocks}");
             }
+            self.look_at_disk(replica.scrubbed());
+        }
+    }
+
+    fn look_at_disk(&mut self, now: Scrubbed) {
+        let before = std::mem::replace(&mut self.scrubbed, now);
+        if now.rotten > before.rotten {
+            tell!(
+                "the disk lost or damaged {} of the blocks, entries and superblock copies that were read so far: other \
+                 replicas repair them; replace the disk if this goes on",
+                now.rotten
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tigerchat_core::chat::is_user_name;
 use tigerchat_core::edge::TokenEntry;
@@ -42,6 +43,33 @@ pub fn parse_cluster(text: &str) -> Result<ClusterId, String> {
             "expected a cluster of 32 hexadecimal digits, as `format --cluster new` prints it, found {text:?}"
         )
     })
+}
+
+/// Units of time, in seconds.
+pub const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+
+/// A number and its unit.
+pub fn parse_seconds(text: &str) -> Option<u32> {
+    let of_unit = |(unit, seconds): (char, u32)| {
+        let count = text.strip_suffix(unit)?;
+        let count: u32 = count.bytes().all(|byte| byte.is_ascii_digit()).then(|| count.parse().ok())??;
+        count.checked_mul(seconds)
+    };
+    UNITS.into_iter().find_map(of_unit)
+}
+
+/// How long something takes: `30s`, `12h`, `1d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = parse_seconds(text).filter(|seconds| *seconds > 0);
+        let expected = || format!("expected a time with its unit (30s, 15m, 12h, 90d, 8w), found {text:?}");
+        seconds.map(|seconds| Self(Duration::from_secs(seconds.into()))).ok_or_else(expected)
+    }
 }
 
 /// A chain value that somebody wrote down.
@@ -99,6 +127,15 @@ mod tests {
         assert_eq!(parse_tokens(&format!("# me\nada {}\n", digits.repeat(2))).unwrap()[0].digest[0], 1);
         let (line, what) = parse_tokens(&format!("\nada +1{}", &digits.repeat(2)[2..])).unwrap_err();
         assert_eq!((line, what.as_str()), (2, "expected USER SHA256 (64 hexadecimal digits)"));
+    }
+
+    #[test]
+    fn a_time_has_a_unit_and_some_length() {
+        assert_eq!("90m".parse(), Ok(Period(Duration::from_secs(5_400))));
+        for wrong in ["", "d", "0s", "+5s", "7", "1.5h", "9999999w", "forever"] {
+            let what = wrong.parse::<Period>().unwrap_err();
+            assert!(what.contains(&format!("found {wrong:?}")), "{what}");
+        }
     }
 
     #[test]

@@ -261,7 +261,8 @@ fn exports_and_backups_of_every_format_are_read() {
             .unwrap();
     }
     let out = folder.path("restored");
-    let words = ["restore", "--from", &backup, "--cluster", "new", "--replica", "0", "--out", &out];
+    let words =
+        ["restore", "--unverified", "--from", &backup, "--cluster", "new", "--replica", "0", "--out", &out];
     done(&[&words[..], &["--key", &key]].concat());
     // Rooms and messages go on as they were; of the chain nothing is another.
     let said = |text: &str| {
@@ -295,7 +296,7 @@ fn a_file_of_another_format_is_refused_by_the_release_that_reads_it() {
             &["verify", &file],
             &["start", &file, "--peers", &peers],
             &["export", "--room", "general", "--file", &file],
-            &["backup", "--file", &file, "--out", &out],
+            &["backup", "--unsigned", "--file", &file, "--out", &out],
             &["key", "rotate", &file],
         ] {
             let complaint = refused(words);
@@ -379,16 +380,27 @@ fn make_golden_files() {
         keep("master-key", &std::fs::read(key).unwrap());
     }
     let (key, sealed) = (folder.key(), folder.path("sealed"));
-    done(&["backup", "--file", &file, "--out", &backup]);
+    done(&["backup", "--unsigned", "--file", &file, "--out", &backup]);
     let cluster = "601d0000000000000000000000000002";
-    let words = ["restore", "--from", &backup, "--cluster", cluster, "--replica", "0", "--out", &sealed];
+    let words = [
+        "restore",
+        "--unverified",
+        "--from",
+        &backup,
+        "--cluster",
+        cluster,
+        "--replica",
+        "0",
+        "--out",
+        &sealed,
+    ];
     done(&[&words[..], &["--key", &key]].concat());
     let bytes = std::fs::read(&sealed).unwrap();
     let name = version(&bytes);
     keep(&format!("{name}/data.sparse"), &sparse::pack(&bytes));
     keep(&format!("{name}/data.json"), inspected(&sealed, Some(&key)).as_bytes());
     let backup = folder.path("sealed-backup");
-    done(&["backup", "--file", &sealed, "--out", &backup, "--key", &key]);
+    done(&["backup", "--unsigned", "--file", &sealed, "--out", &backup, "--key", &key]);
     for part in PARTS {
         let bytes = std::fs::read(Path::new(&backup).join(part)).unwrap();
         keep(&format!("{name}/backup/{part}.sparse"), &sparse::pack(&bytes));

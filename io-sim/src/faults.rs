@@ -351,8 +351,8 @@ pub struct Shape {
     /// What a primary bears, and for how long.
     pub no_progress: Duration,
     pub unfit: Duration,
-    /// One block is scrubbed that often.
-    pub scrub: Duration,
+    /// All of a disk is scrubbed within this.
+    pub scrub_cycle: Duration,
     /// Sessions that the shard has room for: one for each edge at least.
     pub sessions: u16,
     /// Sectors of a block of the grid.
@@ -394,7 +394,7 @@ impl Shape {
             wal_slots: 2 * u32::try_from(random.within(pipeline.max(8)..=wal_most / 2)).expect("at most 64"),
             slot_sectors,
             session_lease: ms(500..=1_200, random),
-            scrub: Duration::from_millis(*random.pick(&[40, 100, 300])),
+            scrub_cycle: Duration::from_secs(*random.pick(&[15, 40, 120])),
             ping: Duration::from_millis(*random.pick(&[150, 300, 450])),
             no_progress: ms(150..=750, random),
             unfit: ms(150..=1_000, random),

@@ -140,8 +140,9 @@ impl World<'_> {
 
     /// Opens a replica as the binary of its process; one that refuses the file is followed by one that does not.
     pub(crate) fn open(&mut self, place: Place, seed: [u8; 32], now: Now) -> (Replica<Chat>, Effects) {
-        let Shape { session_lease, ping, no_progress, unfit, scrub, .. } = self.drawn.shape;
-        let timeouts = Timeouts { session_lease, ping, no_progress, unfit, scrub, ..Timeouts::default() };
+        let Shape { session_lease, ping, no_progress, unfit, scrub_cycle, .. } = self.drawn.shape;
+        let timeouts =
+            Timeouts { session_lease, ping, no_progress, unfit, scrub_cycle, ..Timeouts::default() };
         loop {
             let process = &self.processes[place];
             let zone = process.disk.as_ref().expect("replicas have disks").beginning(SUPERBLOCK_ZONE);

@@ -167,7 +167,7 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             no_progress: Duration::from_millis(750),
             unfit: Duration::from_secs(1),
             sessions: 8,
-            scrub: Duration::from_millis(100),
+            scrub_cycle: Duration::from_secs(40),
             block_sectors: 2,
             room_messages: 0,
             keys: 1_024,

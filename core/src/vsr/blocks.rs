@@ -249,7 +249,7 @@ impl<M: Machine> Replica<M> {
         if let Some(payload) = self.open_block(&reference, read.as_ref()) {
             return self.blocks.put(reference, payload, false);
         }
-        self.mark(Mark::BlockRotten);
+        self.found_rotten(Mark::BlockRotten);
         self.blocks.fetches[at].stage =
             if self.is_alone() { Stage::Lost } else { Stage::Asking { in_vain: 0 } };
         self.ask_for_blocks(effects);

@@ -555,7 +555,7 @@ impl<M: Machine> Replica<M> {
             self.ask_view_change(self.view + 1, effects);
             self.look_for_primary(effects);
         }
-        self.timers.set(Timer::Scrub, self.in_a(self.timeouts.scrub));
+        self.set_scrub_timer();
         // Where everybody stands and what time it is, as early as can be.
         self.on_ping_timer(effects);
     }

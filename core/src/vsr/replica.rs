@@ -94,8 +94,8 @@ pub struct Timeouts {
     pub unfit: Duration,
     /// Views and checkpoints are exchanged this often.
     pub ping: Duration,
-    /// One block of the grid is read that often, to see whether it is whole.
-    pub scrub: Duration,
+    /// Everything on the disk is read within this, to see whether it is whole.
+    pub scrub_cycle: Duration,
     /// A session whose edge was silent for so long is ended.
     pub session_lease: Duration,
 }
@@ -116,7 +116,7 @@ impl Default for Timeouts {
             no_progress: Duration::from_millis(750),
             unfit: Duration::from_secs(1),
             ping: Duration::from_millis(100),
-            scrub: Duration::from_millis(50),
+            scrub_cycle: Duration::from_secs(86_400),
             session_lease: Duration::from_secs(5),
         }
     }

@@ -4,11 +4,12 @@
 //! The one law: **what is repaired is still referred to**: between the read and the peer's answer a merge may have given
 //! the address to another block.
 //!
-//! One block at a time, in order of their addresses, one each [`super::replica::Timeouts::scrub`]; every fourth time a slot
-//! of the log instead, and after all slots the superblock. Of the log a start looks only at what is newer than the
-//! checkpoint, so this is where the rest of it is verified.
+//! One block at a time, in order of their addresses; every fourth time a slot of the log instead, and after all slots the
+//! superblock. All of it comes by in [`super::replica::Timeouts::scrub_cycle`]: the more there is, the sooner the next is
+//! read. Of the log a start looks only at what is newer than the checkpoint, so this is where the rest of it is verified.
 
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::journal::SlotState;
 use super::machine::Machine;
@@ -27,6 +28,9 @@ use crate::wire::entry::Digest;
 const AHEAD: usize = 64;
 /// Of so many times one is for the log.
 const SHARE: u32 = 4;
+/// However little there is to read, the next is read after so long; and after so long however much: 64 MiB a second, in
+/// blocks of 64 KiB.
+const PACE: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
 
 #[derive(Debug)]
 pub(super) struct Scrub {
@@ -59,6 +63,8 @@ pub struct Scrubbed {
     pub cycles: u64,
     /// Times that all of the log and the superblock were.
     pub logs: u64,
+    /// Blocks, entries and copies of the superblock that were not what they must be, whoever wanted to read them.
+    pub rotten: u64,
 }
 
 impl Scrub {
@@ -92,9 +98,21 @@ impl<M: Machine> Replica<M> {
         self.scrub.counts
     }
 
+    pub(super) fn found_rotten(&mut self, what: Mark) {
+        self.mark(what);
+        self.scrub.counts.rotten += 1;
+    }
+
+    /// Begins, or goes on when it is time.
+    pub(super) fn set_scrub_timer(&mut self) {
+        let blocks = self.machine.forest().free_set().used();
+        let pace = pace(self.timeouts.scrub_cycle, blocks, self.config.layout.wal_slots);
+        self.timers.set(Timer::Scrub, self.in_a(pace));
+    }
+
     /// The next block, unless the last one is still awaited.
     pub(super) fn on_scrub_timer(&mut self, effects: &mut Effects) {
-        self.timers.set(Timer::Scrub, self.in_a(self.timeouts.scrub));
+        self.set_scrub_timer();
         if self.state_lost || self.scrub.reading.is_some() {
             return;
         }
@@ -164,7 +182,7 @@ impl<M: Machine> Replica<M> {
         self.scrub.reading_copies -= 1;
         let is_same = self.scrub.sequence == self.superblock.durable().sequence;
         if is_same && !self.superblock.holds(copy as usize, read.map(|message| &message[..])) {
-            self.mark(Mark::SuperblockRotten);
+            self.found_rotten(Mark::SuperblockRotten);
             self.superblock.renew(copy as usize);
         }
     }
@@ -194,7 +212,7 @@ impl<M: Machine> Replica<M> {
             }
             return;
         }
-        self.mark(Mark::EntryRotten);
+        self.found_rotten(Mark::EntryRotten);
         let slot = self.journal.at_mut(number);
         (slot.durable, slot.faulty) = (None, true);
     }
@@ -215,5 +233,35 @@ impl<M: Machine> Replica<M> {
         } else if !self.blocks.is_fetched(&reference) || self.blocks.is_lost(&reference) {
             self.scrub.reading = None;
         }
+    }
+}
+
+/// The time between two looks, so that blocks and log are all read within a cycle, with a quarter of it to spare: what is
+/// made meanwhile is read too, and some looks come while the last one is still awaited.
+fn pace(cycle: Duration, blocks: u64, slots: u32) -> Duration {
+    let share = u64::from(SHARE);
+    // The superblock is one look, and so is the end of each list.
+    let looks = ((blocks + 1) * share / (share - 1)).max((u64::from(slots) + 2) * share);
+    let looks = u32::try_from(looks).unwrap_or(u32::MAX);
+    (cycle / looks * 3 / 4).clamp(PACE[0], PACE[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h30_all_is_read_within_a_cycle_whatever_there_is_more_of() {
+        let day = Duration::from_secs(86_400);
+        for (blocks, slots) in [(0, 64), (80_000, 1_024), (2_000, 1_024), (30_000_000, 1_024), (5, 100_000)] {
+            let pace = pace(day, blocks, slots);
+            assert!(
+                pace.as_secs_f64() * (blocks as f64 * 4.0 / 3.0) < 86_400.0,
+                "{blocks} {slots}: {pace:?}"
+            );
+            assert!(pace.as_secs_f64() * (f64::from(slots) * 4.0) < 86_400.0, "{blocks} {slots}: {pace:?}");
+        }
+        assert_eq!(pace(day, 0, 64), PACE[1]);
+        assert_eq!(pace(Duration::ZERO, u64::from(u32::MAX), 64), PACE[0]);
     }
 }

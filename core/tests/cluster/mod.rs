@@ -17,7 +17,7 @@ use tigerchat_core::types::*;
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::membership::{Change, Members};
 use tigerchat_core::vsr::release::Releases;
-use tigerchat_core::vsr::replica::{Replica, ShardConfig, Start, Status, View, pool_classes};
+use tigerchat_core::vsr::replica::{Replica, ShardConfig, Start, Status, Timeouts, View, pool_classes};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Key, Outcome, Publish};
 use tigerchat_core::wire::codec::Reader;
 use tigerchat_core::wire::entry::{REQUEST_HEADER, RequestHeader, RequestKind};
@@ -28,6 +28,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xC1);
 pub(crate) const SHARD: ShardId = ShardId(1);
 pub(crate) const EDGE: EdgeId = EdgeId(77);
 const FILE: FileId = FileId(0);
+/// All of a disk is read within this.
+pub(crate) const SCRUB_CYCLE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Outside {
     pub(crate) now: Now,
@@ -178,7 +180,8 @@ impl Cluster {
         let mut effects = Vec::new();
         let zone = outside.disk[..SUPERBLOCK_ZONE].to_vec();
         let machine = Chat::new(self.config.limits, &self.config.layout);
-        let start = Start { binary: self.binaries[at], ..Start::with_seed([at as u8 + 1; 32]) };
+        let timeouts = Timeouts { scrub_cycle: SCRUB_CYCLE, ..Timeouts::default() };
+        let start = Start { timeouts, binary: self.binaries[at], ..Start::with_seed([at as u8 + 1; 32]) };
         let pool = outside.pool.clone();
         let replica = Replica::open(&zone, machine, pool, start, now, &mut effects)?;
         let mut node = Node::new();

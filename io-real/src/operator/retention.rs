@@ -19,10 +19,10 @@ use tigerchat_core::wire::retention::{FOREVER, INHERITED, Policy, Retain, Retain
 use super::erase::Session;
 use super::{Operator, PATIENCE, PAUSE};
 use crate::cli;
+use crate::texts::{UNITS, parse_seconds};
 
 /// By whom the change is.
 const OPERATOR: &str = "operator";
-const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 /// How many messages are kept: `5000`, `forever`, or `default`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +62,7 @@ impl FromStr for Age {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let of_unit = |(unit, seconds): (char, u32)| {
-            let count: u32 = text.strip_suffix(unit)?.parse().ok()?;
-            count.checked_mul(seconds).filter(is_limit)
-        };
-        word(text).or_else(|| UNITS.into_iter().find_map(of_unit)).map(Self).ok_or_else(|| {
+        word(text).or_else(|| parse_seconds(text).filter(is_limit)).map(Self).ok_or_else(|| {
             format!(
                 "expected an age with its unit (30s, 15m, 12h, 90d, 8w), `forever` or `default`, found {text:?}"
             )
