@@ -2,12 +2,10 @@
 //! crashes that leave any subset of the sectors that were not flushed. Small on purpose: it runs at every
 //! `cargo test`, the worlds of `io-sim` go further.
 
-mod cluster;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cluster::{Cluster, say};
+use crate::cluster::{Cluster, say};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use tigerchat_core::io::DiskOp;

@@ -1,11 +1,9 @@
 //! Every point at which a process can end in the midst of a view change, a checkpoint and a state transfer:
 //! enumerated, not drawn. A point lies after each frame that is delivered and each disk operation that completes.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, say};
+use crate::cluster::{Cluster, say};
 use tigerchat_core::io::DiskOp;
 use tigerchat_core::vsr::replica::Status;
 use tigerchat_core::wire::entry::RequestKind;

@@ -1,11 +1,8 @@
 //! The edge, one behaviour at a time: real bytes of clients, a real shard behind.
 
-mod cluster;
-mod gateway;
-
 use std::time::Duration;
 
-use gateway::{World, seqs};
+use crate::gateway::{World, seqs};
 use tigerchat_core::io::*;
 use tigerchat_core::types::{ConnectionId, ReplicaId};
 use tigerchat_core::vsr::membership::Change;
@@ -206,7 +203,7 @@ fn h55_a_client_that_asks_and_never_reads_is_refused_and_then_closed() {
         "{} bytes wait",
         held(&world)
     );
-    assert!(held(&world) <= gateway::limits().unread() + 4096, "{} bytes were kept", held(&world));
+    assert!(held(&world) <= crate::gateway::limits().unread() + 4096, "{} bytes were kept", held(&world));
     let key = world.key(99);
     world.publish(0, ada, 99, &key, "still here");
     world.pass(20);
@@ -426,7 +423,7 @@ fn h52_a_subscription_does_not_begin_behind_what_the_feed_has_brought() {
         world.pass(5);
         let others: Vec<usize> = (0..3).filter(|at| *at != behind).collect();
         for other in &others {
-            world.cluster.cut.push((cluster::replica(*other), cluster::replica(behind)));
+            world.cluster.cut.push((crate::cluster::replica(*other), crate::cluster::replica(behind)));
         }
         for number in 1..=3 {
             let key = world.key(number);
@@ -434,7 +431,7 @@ fn h52_a_subscription_does_not_begin_behind_what_the_feed_has_brought() {
         }
         world.pass(5);
         let edge = world.edges[1].0;
-        let ways = others.iter().map(|other| (edge, cluster::replica(*other)));
+        let ways = others.iter().map(|other| (edge, crate::cluster::replica(*other)));
         world.cluster.cut.extend(ways);
         world.say(1, bob, r#"{"id":3,"subscribe":{"room":"general"}}"#);
         world.pass(400);
@@ -462,10 +459,10 @@ fn unheard(world: &mut World, edge: usize, command: Command, millis: u64) -> Vec
 
 /// That replica says that it leads this view.
 fn leads(world: &World, replica: u16, view: u64) -> Frame {
-    let mut header = FrameHeader::new(Command::PongClient, cluster::CLUSTER, cluster::SHARD);
+    let mut header = FrameHeader::new(Command::PongClient, crate::cluster::CLUSTER, crate::cluster::SHARD);
     (header.view, header.a, header.flags) = (view.into(), u64::from(replica).into(), 1.into());
     let mut frame = Frame { header, payload: None };
-    frame.seal(cluster::replica(replica.into()), world.edges[0].0, 1, 1);
+    frame.seal(crate::cluster::replica(replica.into()), world.edges[0].0, 1, 1);
     frame
 }
 
@@ -513,8 +510,10 @@ fn a_primary_that_does_not_answer_is_sent_again_later_and_later() {
             times.push(at);
         }
         if of(Command::PingClient) {
-            world
-                .turn(0, Some(EdgeEvent::Received { from: cluster::replica(0), frame: leads(&world, 0, 0) }));
+            world.turn(
+                0,
+                Some(EdgeEvent::Received { from: crate::cluster::replica(0), frame: leads(&world, 0, 0) }),
+            );
         }
     }
     let waits: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -537,15 +536,18 @@ fn h57_who_leads_is_asked_later_and_later_until_a_new_primary_says_so() {
     let mut world = World::new();
     let ada = world.client(0, 1, "ada");
     publish_unheard(&mut world, ada, 10);
-    world.turn(0, Some(EdgeEvent::PeerReset(cluster::replica(0))));
+    world.turn(0, Some(EdgeEvent::PeerReset(crate::cluster::replica(0))));
     let asked = unheard(&mut world, 0, Command::PingClient, 50);
     assert_eq!(asked[..3], [1, 10, 30], "at once, then as long as it takes");
     let frame = leads(&world, 1, 1);
-    world.turn(0, Some(EdgeEvent::Received { from: cluster::replica(1), frame }));
+    world.turn(0, Some(EdgeEvent::Received { from: crate::cluster::replica(1), frame }));
     let sent = std::mem::take(&mut world.edges[0].2.sent);
     let requests: Vec<_> =
         sent.iter().filter(|(_, _, frame)| frame.header.command() == Command::Request).collect();
-    assert!(matches!(requests[..], [(_, to, _)] if *to == cluster::replica(1)), "at once, to who says so");
+    assert!(
+        matches!(requests[..], [(_, to, _)] if *to == crate::cluster::replica(1)),
+        "at once, to who says so"
+    );
     assert_eq!(unheard(&mut world, 0, Command::PingClient, 40), [0; 0], "the search is over");
 }
 

@@ -1,10 +1,8 @@
 //! What a replica says of its own disk after an erasure is so: looked for in every byte of it.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::wire::chat::{Command as ChatCommand, Erase, Key};
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};

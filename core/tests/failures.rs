@@ -1,11 +1,9 @@
 //! Failures that are told from one another: when a primary gives up its place, when it does not, and how often views
 //! may change at all.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, replica};
+use crate::cluster::{Cluster, replica};
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::replica::Status;
 

@@ -1,11 +1,9 @@
 //! A replica on its grid: pages of old messages come from blocks, damaged blocks from peers, and a full grid refuses what
 //! would make it grow.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::store::grid::block::{BlockRef, Kind};

@@ -1,10 +1,8 @@
 //! Planned hand-over (H58): the lead goes to whom it was meant for, or stays, and no request ever fails.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, say};
+use crate::cluster::{Cluster, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{DiskError, DiskOp, Event};
 use tigerchat_core::vsr::abdication::Abdication;

@@ -1,10 +1,8 @@
 //! What is known to go wrong in replication, one story each, named by its number (`docs/hazards.md`).
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::io::{DiskError, DiskOp, Event, Fatal};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::Address;

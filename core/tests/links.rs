@@ -1,10 +1,8 @@
 //! What is cut between replicas, and what must go on all the same.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, replica, say};
+use crate::cluster::{Cluster, replica, say};
 use tigerchat_core::vsr::replica::Status;
 
 const LONG: Duration = Duration::from_secs(3);

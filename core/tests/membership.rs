@@ -1,10 +1,8 @@
 //! Changes of members, one story each (H57, H23, I08, I29).
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, replica};
+use crate::cluster::{Cluster, replica};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::Fatal;
 use tigerchat_core::types::ReplicaId;
@@ -288,7 +286,7 @@ fn h05_the_only_voter_does_not_resume_its_view_before_standbys_that_saw_more_of_
     // Sent, and not written: the standby has an entry that the only voter forgets.
     cluster.number += 1;
     let mut bytes = Vec::new();
-    cluster::say(cluster.key(9), "x").encode(&mut bytes).unwrap();
+    crate::cluster::say(cluster.key(9), "x").encode(&mut bytes).unwrap();
     cluster.post_request(tigerchat_core::wire::entry::RequestKind::Commands, &bytes);
     let (from, to, frame) = cluster.wire.pop_front().unwrap();
     cluster.deliver(from, to, frame);

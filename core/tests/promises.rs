@@ -1,11 +1,9 @@
 //! What replication promises and nothing else here looked at: each was found by a mutant that nobody noticed
 //! (`cargo xtask mutants`).
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::DiskOp;
 use tigerchat_core::store::layout::SUPERBLOCK_ZONE;

@@ -1,10 +1,8 @@
 //! What is promised of a primary that gives up, and of those who take over.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica};
 use tigerchat_core::types::{Address, ReplicaId};
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::replica::Status;

@@ -1,9 +1,7 @@
 //! What is promised of a replica that is asked for more than it can do: every queue stays within its bound (I21), and
 //! whoever found no room is served when it asks again.
 
-mod cluster;
-
-use cluster::{CLUSTER, Cluster, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, SHARD, replica, say};
 use tigerchat_core::pool::Pool;
 use tigerchat_core::types::{Address, EdgeId};
 use tigerchat_core::vsr::replica::{Ignored, pool_classes};

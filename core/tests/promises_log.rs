@@ -1,10 +1,8 @@
 //! What is promised of a log that is repaired, cut off or replaced.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, EDGE, replica, say};
+use crate::cluster::{Cluster, EDGE, replica, say};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::Address;
 use tigerchat_core::vsr::replica::Status;

@@ -1,10 +1,8 @@
 //! What is promised of the time of entries, and of what is asked again in time.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica};
 use tigerchat_core::types::Address;
 use tigerchat_core::wire::entry::RequestKind;
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};

@@ -1,11 +1,9 @@
 //! Old and new binaries of one shard (H60): each op means the same to all of them, service never stops for an
 //! upgrade, and whoever is too old says so and ends.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::Cluster;
+use crate::cluster::Cluster;
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::Fatal;
 use tigerchat_core::pool::{Message, Pool};

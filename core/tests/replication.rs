@@ -1,10 +1,8 @@
 //! Replication, one behaviour at a time.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, replica, say};
+use crate::cluster::{Cluster, replica, say};
 use tigerchat_core::vsr::machine::Machine as _;
 use tigerchat_core::vsr::offline::Stopped;
 use tigerchat_core::vsr::replica::Status;

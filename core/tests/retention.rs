@@ -1,11 +1,9 @@
 //! Retention in a shard: by age and by number, with rules that change while replicas are away, and a grid that does not
 //! grow.
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::wire::chat::{AnswerHead, Command as ChatCommand, Outcome, Query};

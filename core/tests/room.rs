@@ -1,15 +1,13 @@
 //! Room in the log beside checkpoints (`core/src/vsr/room.rs`): entries wait for the work of checkpoints a little at a time,
 //! not all at once at the end; and for no work that stands still, nor for that of fewer than a quorum needs.
 
-mod cluster;
-
 use std::time::Duration;
 
 use tigerchat_core::io::DiskOp;
 use tigerchat_core::vsr::marks::Mark;
 use tigerchat_core::wire::entry::RequestKind;
 
-use cluster::{Cluster, say};
+use crate::cluster::{Cluster, say};
 
 const SLOTS: u32 = 64;
 const INTERVAL: u64 = 32;

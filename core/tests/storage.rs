@@ -1,10 +1,8 @@
 //! What disks do wrong, one story each, named by its hazard (`docs/hazards.md`).
 
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{CLUSTER, Cluster, SHARD, replica, say};
+use crate::cluster::{CLUSTER, Cluster, SHARD, replica, say};
 use tigerchat_core::io::{DiskError, DiskOp, Event};
 use tigerchat_core::store::layout::{SECTOR, SUPERBLOCK_COPIES, SUPERBLOCK_ZONE};
 use tigerchat_core::store::sector::{Found, Place, Stamp, Zone, open, seal};
