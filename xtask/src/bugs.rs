@@ -2,6 +2,7 @@
 //!
 //! A copy of the tracked files is patched, built and run; a seed that also fails without the patch finds nothing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -215,20 +216,22 @@ impl Nest {
         let name = format!("{}_", hazard.to_lowercase());
         let mut cargo = self.cargo();
         cargo.args(["test", "--package", "tigerchat-core", "--no-fail-fast"]);
-        let mut programs = 0;
+        let manifest = fs::read_to_string(self.tree.join("core/Cargo.toml"))?;
+        let mut programs = BTreeSet::new();
         for path in sources(&self.tree.join("core"))? {
-            if !fs::read_to_string(&path)?.contains(&name) {
-                continue;
+            if fs::read_to_string(&path)?.contains(&name) {
+                let inside = path.strip_prefix(self.tree.join("core"))?.to_string_lossy().replace('\\', "/");
+                programs.insert(program_of(&inside, &manifest));
             }
-            let inside = path.strip_prefix(self.tree.join("core"))?;
-            match (inside.starts_with("tests"), inside.file_stem().and_then(|stem| stem.to_str())) {
-                (true, Some(program)) => cargo.args(["--test", program]),
-                _ => cargo.arg("--lib"),
-            };
-            programs += 1;
         }
-        if programs == 0 {
+        if programs.is_empty() {
             return Ok(Hunt::Survived);
+        }
+        for program in programs {
+            match program {
+                Some(program) => cargo.args(["--test", &program]),
+                None => cargo.arg("--lib"),
+            };
         }
         let ended = cargo.args(["--", &name]).output()?;
         let failed = failed_tests(&String::from_utf8_lossy(&ended.stdout));
@@ -287,6 +290,13 @@ fn sources(folder: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The program of tests that a file of core is in, unless that is the library's: one of its own, or that of all the others.
+fn program_of(file: &str, manifest: &str) -> Option<String> {
+    let name = file.strip_prefix("tests/")?.trim_end_matches(".rs");
+    let alone = manifest.contains(&format!("path = \"{file}\""));
+    Some(if alone { name } else { "core" }.to_owned())
+}
+
 /// Source text in which no assertion is stronger than a `debug_assert`.
 fn weakened(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -326,6 +336,15 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vopr/bugs");
         let bugs = read_bugs(&folder).unwrap();
         assert!(bugs.iter().all(|bug| bug.hazard.starts_with('H') && bug.what.ends_with('.')));
+    }
+
+    #[test]
+    fn each_file_of_core_has_its_program_of_tests() {
+        let manifest = "[[test]]\nname = \"corpus\"\npath = \"tests/corpus.rs\"\n";
+        assert_eq!(program_of("tests/corpus.rs", manifest).as_deref(), Some("corpus"));
+        assert_eq!(program_of("tests/storage.rs", manifest).as_deref(), Some("core"));
+        assert_eq!(program_of("tests/forest/mod.rs", manifest).as_deref(), Some("core"));
+        assert_eq!(program_of("src/vsr/sync.rs", manifest), None);
     }
 
     #[test]
