@@ -7,7 +7,7 @@ use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::io::{DiskOp, Fatal};
 use tigerchat_core::store::grid::block::{BlockRef, Kind};
-use tigerchat_core::store::layout::SUPERBLOCK_ZONE;
+use tigerchat_core::store::layout::{SECTOR, SUPERBLOCK_ZONE};
 use tigerchat_core::store::superblock::Superblock;
 use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::vsr::machine::Machine as _;
@@ -155,6 +155,28 @@ fn h30_what_rots_in_the_log_and_in_the_superblock_is_found_and_written_again() {
     let copies = Superblock::read_copies(&disk[..SUPERBLOCK_ZONE]);
     assert!(copies.iter().all(|copy| copy.is_ok() && *copy == copies[0]), "{copies:?}");
     assert_eq!(copies[0].as_ref().unwrap().incarnation, 1);
+}
+
+/// A start looks at a part of the log. What it did not look at is written whole, until scrubbing has: soon, then.
+#[test]
+fn after_a_start_all_of_the_log_is_read_before_anything_else() {
+    let mut cluster = ready(3, 120);
+    cluster.pass(LONG);
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.pass(Duration::from_millis(25) * cluster.config.layout.wal_slots);
+    let done = cluster.replica(1).scrubbed();
+    assert!(done.entries == u64::from(cluster.config.layout.wal_slots) && done.logs == 1, "{done:?}");
+    let key = cluster.key(121);
+    cluster.outside[1].submitted.clear();
+    cluster.stalled.push(1);
+    cluster.request(&[say(key, "short")]).expect("two are a quorum");
+    let wal = SUPERBLOCK_ZONE as u64..cluster.config.layout.hot_size();
+    let written = cluster.outside[1].submitted.iter().find_map(|op| match op {
+        DiskOp::Write { offset, data, .. } if wal.contains(offset) => Some(data.len()),
+        _ => None,
+    });
+    assert_eq!(written, Some(SECTOR), "no more than it fills");
 }
 
 #[test]

@@ -54,6 +54,10 @@ impl Traces {
         Self { sectors, ..Self::default() }
     }
 
+    pub(super) fn is_unknown(&self, sectors: u32) -> bool {
+        self.sectors == sectors && self.op == 0
+    }
+
     /// An entry of so many sectors is to be written. Says how many are: nothing of what lay there stays behind it. Those
     /// beyond the entry are zeros, sealed like it, and nobody looks at them.
     pub(super) fn begin(&mut self, op: u64, sectors: usize) -> usize {

@@ -6,7 +6,8 @@
 //!
 //! One block at a time, in order of their addresses; every fourth time a slot of the log instead, and after all slots the
 //! superblock. All of it comes by in [`super::replica::Timeouts::scrub_cycle`]: the more there is, the sooner the next is
-//! read. Of the log a start looks only at what is newer than the checkpoint, so this is where the rest of it is verified.
+//! read. Of the log a start looks only at what is newer than the checkpoint, so this is where the rest of it is verified:
+//! at once after a start, because a slot of which nothing is known is written whole, however little goes into it.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -31,6 +32,8 @@ const SHARE: u32 = 4;
 /// However little there is to read, the next is read after so long; and after so long however much: 64 MiB a second, in
 /// blocks of 64 KiB.
 const PACE: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
+/// The next slot, as long as the log was not read since the process began.
+const FIRST: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Scrub {
@@ -45,12 +48,20 @@ pub(super) struct Scrub {
     times: u32,
     /// The slot that is looked at next.
     slot: u32,
-    /// The entry that is to be in the slot that is being read.
-    reading_slot: Option<Digest>,
+    /// What the slot that is being read is to hold.
+    reading_slot: Option<Expected>,
     /// Copies of the superblock that are being read, and which superblock it was then.
     reading_copies: usize,
     sequence: u64,
     counts: Scrubbed,
+}
+
+/// What a slot of the log is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Entry(Digest),
+    /// An entry that nobody needs any more, of which a start looked at the beginning alone.
+    Anything,
 }
 
 /// What scrubbing did since the process began.
@@ -106,7 +117,10 @@ impl<M: Machine> Replica<M> {
     /// Begins, or goes on when it is time.
     pub(super) fn set_scrub_timer(&mut self) {
         let blocks = self.machine.forest().free_set().used();
-        let pace = pace(self.timeouts.scrub_cycle, blocks, self.config.layout.wal_slots);
+        let mut pace = pace(self.timeouts.scrub_cycle, blocks, self.config.layout.wal_slots);
+        if self.scrub.counts.logs == 0 {
+            pace = pace.min(FIRST);
+        }
         self.timers.set(Timer::Scrub, self.in_a(pace));
     }
 
@@ -117,7 +131,7 @@ impl<M: Machine> Replica<M> {
             return;
         }
         self.scrub.times = (self.scrub.times + 1) % SHARE;
-        if self.scrub.times == 0 {
+        if self.scrub.times == 0 || self.scrub.counts.logs == 0 {
             return self.scrub_log(effects);
         }
         let Some(reference) = self.next_to_scrub() else { return };
@@ -143,6 +157,7 @@ impl<M: Machine> Replica<M> {
     }
 
     /// The next slot whose entry is of our log: it is read if it is whole here, as far as is known; asked for if it is not.
+    /// Or one of which nothing is known.
     fn scrub_log(&mut self, effects: &mut Effects) {
         if self.scrub.reading_slot.is_some() || self.scrub.reading_copies > 0 {
             return;
@@ -150,14 +165,21 @@ impl<M: Machine> Replica<M> {
         let (low, done) = (self.journal.low, self.commit_min());
         for number in self.scrub.slot..self.config.layout.wal_slots {
             let slot = self.journal.at(number);
-            let (op, Some(digest)) = (slot.op, slot.digest) else { continue };
-            if slot.writing.is_some() || slot.header.is_none() || !(low..=done).contains(&op) {
+            if slot.writing.is_some() {
                 continue;
             }
+            let is_unknown = slot.traces.is_unknown(self.config.layout.slot_sectors);
+            let of_our_log = slot.digest.filter(|_| slot.header.is_some() && (low..=done).contains(&slot.op));
+            let (op, state) = (slot.op, slot.state());
             self.scrub.slot = number + 1;
-            match slot.state() {
-                SlotState::Clean => return self.read_to_scrub(number, digest, effects),
-                SlotState::Faulty if !self.is_alone() => return self.ask_for_entry(op, &digest, effects),
+            match (of_our_log, state) {
+                (Some(digest), SlotState::Clean) => {
+                    return self.read_to_scrub(number, Expected::Entry(digest), effects);
+                }
+                (Some(digest), SlotState::Faulty) if !self.is_alone() => {
+                    return self.ask_for_entry(op, &digest, effects);
+                }
+                (None, _) if is_unknown => return self.read_to_scrub(number, Expected::Anything, effects),
                 _ => {}
             }
         }
@@ -187,24 +209,36 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    fn read_to_scrub(&mut self, slot: u32, digest: Digest, effects: &mut Effects) {
+    fn read_to_scrub(&mut self, slot: u32, expected: Expected, effects: &mut Effects) {
         let bytes = self.config.layout.slot_sectors as usize * SECTOR;
         let Some(mut into) = self.pool.draft(bytes) else { return };
         into.resize_to_overwrite(bytes);
         let (token, offset) = (Waits::SlotScrubbed { slot }.token(), self.config.layout.slot_offset(slot));
         Self::submit(effects, DiskOp::Read { token, offset, into });
-        self.scrub.reading_slot = Some(digest);
+        self.scrub.reading_slot = Some(expected);
     }
 
     pub(super) fn on_slot_scrubbed(&mut self, number: u32, read: Option<&Message>) {
-        let Some(digest) = self.scrub.reading_slot.take() else { return };
+        let Some(expected) = self.scrub.reading_slot.take() else { return };
         let slot = self.journal.at(number);
-        if slot.writing.is_some() || slot.durable != Some(digest) {
+        let overtaken = match expected {
+            Expected::Entry(digest) => slot.durable != Some(digest),
+            Expected::Anything => !slot.traces.is_unknown(self.config.layout.slot_sectors),
+        };
+        if slot.writing.is_some() || overtaken {
             return self.mark(Mark::ScrubOvertaken);
         }
         let bytes = read.map(|message| &message[..]);
         let found = self.look_at(number, bytes, slot::examine);
-        if matches!(&found, SlotFound::Entry { header, .. } if header.digest() == digest) {
+        let is_here = match (&found, expected) {
+            (SlotFound::Entry { header, .. }, Expected::Entry(digest)) => header.digest() == digest,
+            // A whole entry says by the address in its seals that the read did not go astray.
+            (SlotFound::Entry { .. }, Expected::Anything) => true,
+            // Nobody needs it.
+            (_, Expected::Anything) => return,
+            _ => false,
+        };
+        if is_here {
             self.scrub.counts.entries += 1;
             // Who wrote the slot since it began knows better; a start did not look.
             if self.journal.at(number).traces.op == 0 {
