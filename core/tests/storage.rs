@@ -16,7 +16,10 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 const LONG: Duration = Duration::from_secs(3);
 
 fn ready(replicas: u8, messages: u64) -> Cluster {
-    let mut cluster = Cluster::with_slots(replicas, 16);
+    ready_of(Cluster::with_slots(replicas, 16), messages)
+}
+
+fn ready_of(mut cluster: Cluster, messages: u64) -> Cluster {
     cluster.pass(Duration::from_millis(50));
     cluster.register();
     cluster.open_room();
@@ -437,6 +440,38 @@ fn h02_a_superblock_that_the_disk_refuses_is_written_again_and_nothing_is_said_b
     assert_eq!(refused, 9);
     cluster.pass(LONG);
     assert!(cluster.primary().is_some());
+}
+
+/// An entry that was executed rots where it lies, and the replica learns of it when nobody is there to ask. Then the
+/// primary is gone, and the new view counts again what is durable from the checkpoint on: it needs the entry long before
+/// scrubbing would ask for it again. (Found by reading.)
+#[test]
+fn h30_what_rotted_below_the_commit_is_had_again_for_a_new_view() {
+    let mut cluster = ready_of(Cluster::with_slots(3, 64), 26);
+    // So long ago that no replica has it in memory.
+    let slot = 3;
+    assert!(
+        cluster.view(1).checkpoint == 0
+            && cluster.view(1).commit > 3 + 2 * u64::from(cluster.config.pipeline)
+    );
+    let offset = usize::try_from(cluster.config.layout.slot_offset(slot)).unwrap();
+    cluster.outside[1].disk[offset + 200] ^= 8;
+    for other in [0, 2] {
+        cluster.cut.extend([(replica(1), replica(other)), (replica(other), replica(1))]);
+    }
+    while cluster.replica(1).scrubbed().rotten == 0 {
+        cluster.pass(Duration::from_millis(20));
+    }
+    cluster.crash(0);
+    cluster.cut.clear();
+    let mut waited = 0;
+    while cluster.primary().is_none_or(|leads| leads == 0) {
+        cluster.pass(Duration::from_millis(20));
+        waited += 20;
+        assert!(waited < 1_500, "{}, {}", cluster.replica(1).waits_for(), cluster.replica(2).waits_for());
+    }
+    cluster.register();
+    cluster.publish(27).expect("two are a quorum");
 }
 
 /// A replacement was torn: one copy of it reached the disk. A start opens what was durable, and leaves no copy of what was

@@ -111,7 +111,7 @@ impl<M: Machine> Replica<M> {
         let asked = if self.journal.low > first {
             self.ask_for_headers(first, effects)
         } else {
-            self.ask_for_entries(first, effects) || self.ask_beyond(effects)
+            self.ask_for_entries(self.first_not_durable(), effects) || self.ask_beyond(effects)
         };
         if asked {
             let after = self.jittered(self.resend_after());
@@ -120,6 +120,13 @@ impl<M: Machine> Replica<M> {
             self.timers.clear(Timer::Repair);
             self.repair.attempts = 0;
         }
+    }
+
+    /// What was executed, and rotted since, is wanted too: a new view counts what is durable from the checkpoint on, and nobody
+    /// could lead, or acknowledge, past it.
+    fn first_not_durable(&self) -> u64 {
+        let durable = self.durable_op.max(self.journal.low.saturating_sub(1));
+        self.commit_min().min(durable) + 1
     }
 
     fn ask_for_headers(&mut self, first: u64, effects: &mut Effects) -> bool {

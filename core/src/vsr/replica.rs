@@ -524,7 +524,9 @@ impl<M: Machine> Replica<M> {
         }
         match waits {
             Waits::SlotWritten { slot } => self.on_slot_written(slot, result.is_ok()),
-            Waits::SlotScrubbed { slot } => self.on_slot_scrubbed(slot, result.ok().flatten().as_ref()),
+            Waits::SlotScrubbed { slot } => {
+                self.on_slot_scrubbed(slot, result.ok().flatten().as_ref(), effects);
+            }
             Waits::SuperblockScrubbed { copy } => {
                 self.on_superblock_scrubbed(copy, result.ok().flatten().as_ref());
             }

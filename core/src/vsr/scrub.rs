@@ -50,8 +50,11 @@ pub(super) struct Scrub {
     slot: u32,
     /// What the slot that is being read is to hold.
     reading_slot: Option<Expected>,
-    /// Copies of the superblock that are being read, and which superblock it was then.
+    /// This slot was not what it must be when it was read: once more, before that is believed.
+    doubted: Option<u32>,
+    /// Copies of the superblock that are being read, how many of either pair are rotten, and which superblock it was then.
     reading_copies: usize,
+    rotten_copies: [u32; 2],
     sequence: u64,
     counts: Scrubbed,
 }
@@ -88,7 +91,9 @@ impl Scrub {
             times: 0,
             slot: 0,
             reading_slot: None,
+            doubted: None,
             reading_copies: 0,
+            rotten_copies: [0; 2],
             sequence: 0,
             counts: Scrubbed::default(),
         }
@@ -136,7 +141,13 @@ impl<M: Machine> Replica<M> {
         }
         let Some(reference) = self.next_to_scrub() else { return };
         self.fetch(reference, effects);
-        self.scrub.reading = Some(reference).filter(|reference| self.blocks.is_fetched(reference));
+        if self.blocks.is_fetched(&reference) {
+            self.scrub.reading = Some(reference);
+        } else {
+            // No room for it: the next time.
+            self.scrub.next = reference.address;
+            self.scrub.ahead.push(reference);
+        }
     }
 
     fn next_to_scrub(&mut self) -> Option<BlockRef> {
@@ -190,6 +201,7 @@ impl<M: Machine> Replica<M> {
 
     fn read_superblock_to_scrub(&mut self, effects: &mut Effects) {
         self.scrub.sequence = self.superblock.durable().sequence;
+        self.scrub.rotten_copies = [0; 2];
         for copy in 0..SUPERBLOCK_COPIES {
             let Some(mut into) = self.pool.draft(Superblock::COPY) else { return };
             into.resize_to_overwrite(Superblock::COPY);
@@ -199,13 +211,18 @@ impl<M: Machine> Replica<M> {
         }
     }
 
-    /// A copy that is not what it is to be is written anew, and with it all of them.
+    /// A copy that is not what it is to be is written anew, and with it all of them: the worse pair first, so that the
+    /// other one is there meanwhile.
     pub(super) fn on_superblock_scrubbed(&mut self, copy: u32, read: Option<&Message>) {
         self.scrub.reading_copies -= 1;
         let is_same = self.scrub.sequence == self.superblock.durable().sequence;
         if is_same && !self.superblock.holds(copy as usize, read.map(|message| &message[..])) {
             self.found_rotten(Mark::SuperblockRotten);
-            self.superblock.renew(copy as usize);
+            self.scrub.rotten_copies[copy as usize / 2] += 1;
+        }
+        let [first, second] = self.scrub.rotten_copies;
+        if self.scrub.reading_copies == 0 && first + second > 0 {
+            self.superblock.renew(if second > first { 2 } else { 0 });
         }
     }
 
@@ -218,8 +235,9 @@ impl<M: Machine> Replica<M> {
         self.scrub.reading_slot = Some(expected);
     }
 
-    pub(super) fn on_slot_scrubbed(&mut self, number: u32, read: Option<&Message>) {
+    pub(super) fn on_slot_scrubbed(&mut self, number: u32, read: Option<&Message>, effects: &mut Effects) {
         let Some(expected) = self.scrub.reading_slot.take() else { return };
+        let is_second = self.scrub.doubted.take() == Some(number);
         let slot = self.journal.at(number);
         let overtaken = match expected {
             Expected::Entry(digest) => slot.durable != Some(digest),
@@ -246,9 +264,18 @@ impl<M: Machine> Replica<M> {
             }
             return;
         }
+        if !is_second {
+            // A read may be refused or go astray.
+            self.scrub.doubted = Some(number);
+            return self.read_to_scrub(number, expected, effects);
+        }
         self.found_rotten(Mark::EntryRotten);
         let slot = self.journal.at_mut(number);
         (slot.durable, slot.faulty) = (None, true);
+        let (op, digest) = (slot.op, slot.digest);
+        if let Some(digest) = digest.filter(|_| !self.is_alone()) {
+            self.ask_for_entry(op, &digest, effects);
+        }
     }
 
     /// The block came, from whom ever, or nobody has it.

@@ -70,7 +70,7 @@ impl Writer {
         !self.is_settled() || read == Some(&whole[..])
     }
 
-    /// Writes what is durable once more, beginning with the pair of a copy that has rotted: at any time one pair is whole.
+    /// Writes what is durable once more, beginning with the pair of this copy.
     pub(super) fn renew(&mut self, copy: usize) {
         (self.first_pair, self.rotten) = (copy & 2, true);
     }
