@@ -209,8 +209,8 @@ fn copy(
     let mut blocks = Blocks { to: blocks, have: BTreeSet::new() };
     for _ in 0..TRIES {
         match moment(read, key, &vault, &mut blocks, part) {
-            Ok((about, superblock)) => {
-                finish(part, blocks, &about, &superblock, signer)?;
+            Ok((about, superblock, log)) => {
+                finish(part, blocks, log, (&about, &superblock), signer)?;
                 return Ok(about);
             }
             Err(Failed::Moved) => {}
@@ -248,7 +248,7 @@ fn moment(
     vault: &Vault,
     blocks: &mut Blocks,
     part: &Path,
-) -> Result<(About, Superblock), Failed> {
+) -> Result<(About, Superblock, Digest), Failed> {
     let before = superblock(read)?;
     let sealing = keys::sealer(&before, key)?;
     if sealing.is_some() != vault.key.is_some() {
@@ -265,7 +265,7 @@ fn moment(
         ));
     }
     let missing = copy_blocks(&stopped, sealing.as_deref(), read, blocks)?;
-    let (head, entries) = copy_log(&stopped, sealing.as_deref(), vault, read, &part.join("log"))?;
+    let (head, entries, log) = copy_log(&stopped, sealing.as_deref(), vault, read, &part.join("log"))?;
     let now = superblock(read)?;
     if !is_same_moment(&before, &now) || !is_same_moment(&stopped.superblock, &now) {
         return Err(Failed::Moved);
@@ -292,7 +292,7 @@ fn moment(
         blocks: if checkpoint.number == 0 { 0 } else { stopped.references().count() as u64 },
         sealed: vault.key.as_ref().map(|(_, key)| SealedWith::new(key)),
     };
-    Ok((about, superblock))
+    Ok((about, superblock, log))
 }
 
 /// Copies the blocks that were not copied yet; says which one is not there.
@@ -318,14 +318,14 @@ fn copy_blocks(
     Ok(None)
 }
 
-/// Copies the log as far as it was executed; says how far it got.
+/// Copies the log as far as it was executed; says how far it got, and the digest of the copy.
 fn copy_log(
     stopped: &Stopped,
     sealing: Option<&dyn Sealing>,
     vault: &Vault,
     read: &mut ReadAt<'_>,
     path: &Path,
-) -> Result<(u64, u64), String> {
+) -> Result<(u64, u64, Digest), String> {
     let fail = |error: std::io::Error| format!("{}: {error}", path.display());
     let to = File::create(path).and_then(|file| part::Writer::begin(file, vault.key(), "log"));
     let mut to = to.map_err(fail)?;
@@ -339,29 +339,32 @@ fn copy_log(
         to.append(op, &entry, false).map_err(fail)?;
         (head, entries) = (op, entries + 1);
     }
-    to.end().map_err(fail)?;
-    Ok((head, entries))
+    Ok((head, entries, to.end().map_err(fail)?))
 }
 
+/// The sums are of what was written, so that a folder which gives back something else is not signed.
 fn finish(
     part: &Path,
     blocks: Blocks,
-    about: &About,
-    superblock: &Superblock,
+    log: Digest,
+    (about, superblock): (&About, &Superblock),
     signer: Option<&Signer>,
 ) -> Result<(), String> {
-    let fail = |error: std::io::Error| format!("can't be written: {error}");
-    blocks.to.end().map_err(fail)?;
+    let blocks = blocks.to.end().map_err(|error| format!("can't be written: {error}"))?;
     let mut json = serde_json::to_string_pretty(about).expect("texts and numbers");
     json.push('\n');
+    let zone = superblock.zone();
     write(&part.join("backup.json"), json.as_bytes())?;
-    write(&part.join("superblock"), &superblock.zone())?;
-    let mut sums = String::new();
-    for name in PARTS {
-        sums.push_str(&format!("{}  {name}\n", digest_of(&part.join(name))?));
-    }
+    write(&part.join("superblock"), &zone)?;
+    let digests = [Digest::of(json.as_bytes()), Digest::of(&zone), blocks, log];
+    let sums = sums_of(&digests);
     write(&part.join(SUMS), sums.as_bytes())?;
     signer.map_or(Ok(()), |signer| write(&part.join(SIGNATURE), signer.sign(sums.as_bytes()).as_bytes()))
+}
+
+/// A line for each part.
+pub fn sums_of(digests: &[Digest; PARTS.len()]) -> String {
+    PARTS.iter().zip(digests).map(|(name, digest)| format!("{digest}  {name}\n")).collect()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
@@ -441,7 +444,7 @@ mod tests {
                 backup_key: None,
                 unsealed: false,
                 signed_by: None,
-                unverified: false,
+                unverified: true,
             };
             restore::run(&args).expect("it is whole");
             std::fs::remove_dir_all(part).expect("ours");

@@ -468,7 +468,7 @@ pub struct Restore {
     /// Whose signature the backup must have: a public key, as `tigerchat key public` prints it.
     #[arg(long, value_name = "PUBLIC KEY")]
     pub signed_by: Option<PublicKey>,
-    /// Restore from a backup whoever made it. Of files of the size `dev` it need not be said.
+    /// Restore from a backup whoever made it.
     #[arg(long, conflicts_with = "signed_by")]
     pub unverified: bool,
 }

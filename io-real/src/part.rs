@@ -5,12 +5,14 @@
 //! replica went on meanwhile, has another key (H41). Format: `docs/formats.md`, "Backup".
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Error, ErrorKind, Read as _, Result, Write as _};
+use std::io::{BufReader, BufWriter, Error, ErrorKind, Read as _, Result, Write};
 use std::os::unix::fs::FileExt as _;
 
 use ring::aead::{Aad, LessSafeKey, Nonce, Tag};
 use ring::hkdf::Prk;
+use sha2::{Digest as _, Sha256};
 use tigerchat_core::store::sealing::{SALT, TAG};
+use tigerchat_core::wire::entry::Digest;
 
 use crate::keys::part_key;
 use crate::launch::entropy;
@@ -31,9 +33,27 @@ fn nonce(number: u32) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
+/// A file whose digest is that of what was written to it, not of what is read back.
+struct Hashed {
+    file: File,
+    hash: Sha256,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes a part.
 pub struct Writer {
-    to: BufWriter<File>,
+    to: BufWriter<Hashed>,
     key: Option<LessSafeKey>,
     records: u32,
     scratch: Vec<u8>,
@@ -42,7 +62,7 @@ pub struct Writer {
 impl Writer {
     /// Begins a part, sealed if there is a key.
     pub fn begin(to: File, backup: Option<&Prk>, name: &str) -> Result<Self> {
-        let mut to = BufWriter::new(to);
+        let mut to = BufWriter::new(Hashed { file: to, hash: Sha256::new() });
         let key = match backup {
             None => None,
             Some(backup) => {
@@ -74,9 +94,11 @@ impl Writer {
         self.to.write_all(tag.as_ref())
     }
 
-    /// All of it is on the disk.
-    pub fn end(self) -> Result<()> {
-        self.to.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
+    /// All of it is on the disk; its digest.
+    pub fn end(self) -> Result<Digest> {
+        let Hashed { file, hash } = self.to.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(Digest(hash.finalize().into()))
     }
 }
 

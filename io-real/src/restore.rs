@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, ErrorKind, Read as _};
-use std::os::unix::fs::FileExt;
+use std::io::{BufReader, Read as _};
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ring::hkdf::Prk;
+use sha2::{Digest as _, Sha256};
 use tigerchat_core::chat::forest_shape;
 use tigerchat_core::errors::ErrorCode;
 use tigerchat_core::store::forest::Opening;
@@ -25,7 +26,7 @@ use tigerchat_core::vsr::offline::{FileBlocks, Stopped, verify_sealed};
 use tigerchat_core::wire::entry::{Digest, ENTRY_HEADER, EntryHeader};
 use zerocopy::FromBytes as _;
 
-use crate::backup::{About, PARTS, SEALED_VERSION, SIGNATURE, SUMS, SealedWith, VERSION, digest_of};
+use crate::backup::{About, PARTS, SEALED_VERSION, SIGNATURE, SUMS, SealedWith, VERSION, digest_of, sums_of};
 use crate::cli::Restore;
 use crate::export::write_room;
 use crate::keys::{self, MasterKey};
@@ -71,16 +72,19 @@ struct Backup {
     index: BTreeMap<BlockRef, part::At>,
     /// Of a sealed one.
     key: Option<Prk>,
+    /// Digest of its log.
+    log: Digest,
 }
 
 impl Backup {
     fn open(folder: &Path, args: &Restore) -> Result<Self, String> {
-        let signer = check_signature(folder, &check_sums(folder)?, args)?;
+        let parts = Parts::read(folder)?;
+        check_signature(folder, &parts.sums, args)?;
+        parts.check(folder)?;
         let path = |name: &str| folder.join(name);
         let fail = |name: &str, why: String| format!("{}: {why}", path(name).display());
-        let read = |name: &str| std::fs::read(path(name)).map_err(|error| fail(name, error.to_string()));
-        let about: About = serde_json::from_slice(&read("backup.json")?)
-            .map_err(|error| fail("backup.json", error.to_string()))?;
+        let about: About =
+            serde_json::from_slice(&parts.about).map_err(|error| fail("backup.json", error.to_string()))?;
         let version = if about.sealed.is_some() { SEALED_VERSION } else { VERSION };
         if about.tigerchat_backup != version {
             let what = format!(
@@ -91,12 +95,8 @@ impl Backup {
             return Err(fail("backup.json", keys::numbered(ErrorCode::FormatUnfit, what)));
         }
         let superblock =
-            Superblock::open(&read("superblock")?).map_err(|error| fail("superblock", error.to_string()))?;
+            Superblock::open(&parts.superblock).map_err(|error| fail("superblock", error.to_string()))?;
         launch::must_fit(&path("superblock"), &superblock.config)?;
-        let is_settled = args.signed_by.is_some() || args.unverified || launch::is_dev(&superblock.config);
-        if !is_settled {
-            return Err(unnamed(folder, signer));
-        }
         let checkpoint = &superblock.checkpoint;
         let said = (about.cluster.as_str(), about.checkpoint, about.checkpoint_op, about.root.as_str());
         let (cluster, root) = (superblock.config.cluster.to_string(), checkpoint.root.digest.to_string());
@@ -116,11 +116,13 @@ impl Backup {
                 Ok(())
             })
             .map_err(|why| fail("blocks", why))?;
-        Ok(Self { folder: folder.into(), about, superblock, blocks, index, key })
+        Ok(Self { folder: folder.into(), about, superblock, blocks, index, key, log: parts.digests[3] })
     }
 
+    /// What is read is looked at: the folder may be another one by now.
     fn block(&self, reference: &BlockRef) -> Option<Vec<u8>> {
-        self.blocks.read(*self.index.get(reference)?)
+        let payload = self.blocks.read(*self.index.get(reference)?)?;
+        (Digest::of(&payload) == reference.digest).then_some(payload)
     }
 
     fn payload(&self, reference: &BlockRef) -> Result<Vec<u8>, String> {
@@ -146,15 +148,16 @@ impl Backup {
         format!("{}: its checkpoint can't be read", self.folder.display())
     }
 
-    /// Shows the entries of the log, in order.
+    /// Shows the entries of the log, in order. They are read from a copy that nobody else has, beside the file that is made.
     fn entries(
         &self,
         entry_max: usize,
+        out: &Path,
         each: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         let path = self.folder.join("log");
         let fail = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-        let file = File::open(&path).map_err(|error| fail(&error))?;
+        let file = copy_of(&path, &self.log, out)?;
         if let Some(key) = &self.key {
             let log = part::Reader::open(file, Some(key), "log").map_err(|error| fail(&error))?;
             return log.each(entry_max, &mut |_, entry| each(entry)).map_err(|why| fail(&why));
@@ -211,7 +214,7 @@ impl Backup {
         for (reference, payload) in &renamed {
             write(reference.address, payload)?;
         }
-        self.entries(config.layout.entry_max(), &mut |entry| {
+        self.entries(config.layout.entry_max(), out, &mut |entry| {
             let (offset, image) = reborn.entry(entry).map_err(refused)?;
             file.write_all_at(&image, offset).map_err(fail)
         })?;
@@ -226,13 +229,16 @@ impl Backup {
     }
 }
 
-/// Who signed the sums: whoever must have done so, if that was said.
-fn check_signature(folder: &Path, sums: &str, args: &Restore) -> Result<Option<PublicKey>, String> {
+/// The sums must be signed by whoever was named.
+fn check_signature(folder: &Path, sums: &str, args: &Restore) -> Result<(), String> {
     let path = folder.join(SIGNATURE);
     let fail = |what: &dyn fmt::Display| format!("{}: {what}", path.display());
-    let signer = match std::fs::read_to_string(&path) {
-        Ok(line) => Some(signer_of(&line, sums.as_bytes()).map_err(|what| fail(&what))?),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+    let signer = match path.try_exists() {
+        Ok(true) => {
+            let line = String::from_utf8_lossy(&read_small(&path)?).into_owned();
+            Some(signer_of(&line, sums.as_bytes()).map_err(|what| fail(&what))?)
+        }
+        Ok(false) => None,
         Err(error) => return Err(fail(&error)),
     };
     match args.signed_by {
@@ -241,7 +247,8 @@ fn check_signature(folder: &Path, sums: &str, args: &Restore) -> Result<Option<P
             let what = format!("expected the signature of {expected}, found {found}");
             Err(fail(&keys::numbered(ErrorCode::SignatureWrong, what)))
         }
-        _ => Ok(signer),
+        None if !args.unverified => Err(unnamed(folder, signer)),
+        _ => Ok(()),
     }
 }
 
@@ -254,27 +261,84 @@ fn unnamed(folder: &Path, signer: Option<PublicKey>) -> String {
     format!("{}: {}", folder.display(), keys::numbered(ErrorCode::SignerUnnamed, what))
 }
 
-/// Compares every part with the sums, and hands these out.
-fn check_sums(folder: &Path) -> Result<String, String> {
-    let path = folder.join(SUMS);
-    let sums = std::fs::read_to_string(&path)
-        .map_err(|error| format!("{}: expected a backup: {error}", path.display()))?;
-    let mut again = String::new();
-    for name in PARTS {
-        again.push_str(&format!("{}  {name}\n", digest_of(&folder.join(name))?));
+/// What is small of a backup, with its digests and those of the rest. What was digested is what is parsed.
+struct Parts {
+    sums: String,
+    about: Vec<u8>,
+    superblock: Vec<u8>,
+    digests: [Digest; PARTS.len()],
+}
+
+impl Parts {
+    fn read(folder: &Path) -> Result<Self, String> {
+        let read = |name: &str| read_small(&folder.join(name));
+        let sums = String::from_utf8_lossy(&read(SUMS)?).into_owned();
+        let [about, superblock, blocks, log] = PARTS;
+        let (blocks, log) = (digest_of(&folder.join(blocks))?, digest_of(&folder.join(log))?);
+        let (about, superblock) = (read(about)?, read(superblock)?);
+        let digests = [Digest::of(&about), Digest::of(&superblock), blocks, log];
+        Ok(Self { sums, about, superblock, digests })
     }
-    for (number, (expected, found)) in (1..).zip(sums.lines().zip(again.lines())) {
-        if expected != found {
+
+    /// Compares every part with the sums.
+    fn check(&self, folder: &Path) -> Result<(), String> {
+        let again = sums_of(&self.digests);
+        for (number, (expected, found)) in (1..).zip(self.sums.lines().zip(again.lines())) {
+            if expected != found {
+                return Err(format!(
+                    "{}: damaged: line {number} of {SUMS} is {expected:?}, its files say {found:?}",
+                    folder.display()
+                ));
+            }
+        }
+        if self.sums != again {
+            let path = folder.join(SUMS);
             return Err(format!(
-                "{}: damaged: line {number} of {SUMS} is {expected:?}, its files say {found:?}",
-                folder.display()
+                "{}: expected {} lines, one for each of {PARTS:?}",
+                path.display(),
+                PARTS.len()
             ));
         }
+        Ok(())
     }
-    if sums != again {
-        return Err(format!("{}: expected {} lines, one for each of {PARTS:?}", path.display(), PARTS.len()));
+}
+
+/// Nothing of a backup that is read as a whole is larger than a superblock.
+fn read_small(path: &Path) -> Result<Vec<u8>, String> {
+    let fail = |what: &dyn fmt::Display| format!("{}: expected a backup: {what}", path.display());
+    let (mut bytes, limit) = (Vec::new(), SUPERBLOCK_ZONE as u64);
+    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(read) if read as u64 <= limit => Ok(bytes),
+        Ok(_) => Err(fail(&format_args!("expected at most {limit} bytes, found more"))),
+        Err(error) => Err(fail(&error)),
     }
-    Ok(sums)
+}
+
+/// A copy without a name, of what has this digest.
+fn copy_of(path: &Path, digest: &Digest, out: &Path) -> Result<File, String> {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".log");
+    let fail = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let mut from = File::open(path).map_err(|error| fail(path, error))?;
+    let name = Path::new(&name);
+    let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(name);
+    let copy = options.map_err(|error| fail(name, error))?;
+    std::fs::remove_file(name).map_err(|error| fail(name, error))?;
+    let (mut hash, mut buffer, mut at) = (Sha256::new(), vec![0; 1 << 20], 0);
+    loop {
+        let read = from.read(&mut buffer).map_err(|error| fail(path, error))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        copy.write_all_at(&buffer[..read], at).map_err(|error| fail(name, error))?;
+        at += read as u64;
+    }
+    if Digest(hash.finalize().into()) != *digest {
+        return Err(format!("{}: it was changed while it was read", path.display()));
+    }
+    Ok(copy)
 }
 
 /// The key that a backup is sealed with.

@@ -56,6 +56,7 @@ fn restored(backup: &Path, into: &Path, lineage: u32) -> String {
         let (number, out) = (replica.to_string(), data_file(into, replica));
         let said = done(&[
             "restore",
+            "--unverified",
             "--from",
             text(backup),
             "--cluster",
@@ -146,6 +147,7 @@ fn best_backup(old: &Path, folder: &Path, name: &str, acknowledged: u64) -> Path
         let number = replica.to_string();
         done(&[
             "restore",
+            "--unverified",
             "--from",
             text(&backup),
             "--cluster",
@@ -208,6 +210,7 @@ fn what_is_refused(folder: &Path, backup: &Path, old: &Path) {
     let restore = |from: &Path, cluster: &str, replica: &str| {
         refused(&[
             "restore",
+            "--unverified",
             "--from",
             text(from),
             "--cluster",
@@ -233,6 +236,7 @@ fn what_is_refused(folder: &Path, backup: &Path, old: &Path) {
     assert!(exists.contains("interrupted") && part.exists(), "{exists}");
     let exists = refused(&[
         "restore",
+        "--unverified",
         "--from",
         text(backup),
         "--cluster",

@@ -320,7 +320,18 @@ fn a_backup_of_a_sealed_file_is_sealed_and_is_restored_with_its_key_under_any_ke
 
     let restore = |out: &str, more: &[&str]| {
         let out = folder.file(out);
-        let words = ["restore", "--from", &backup, "--cluster", "new", "--replica", "0", "--out", &out];
+        let words = [
+            "restore",
+            "--unverified",
+            "--from",
+            &backup,
+            "--cluster",
+            "new",
+            "--replica",
+            "0",
+            "--out",
+            &out,
+        ];
         said(&[&words[..], more].concat())
     };
     let missing = restore("none", &[]).unwrap_err();

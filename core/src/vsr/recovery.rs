@@ -11,7 +11,7 @@
 //!
 //! | slot holds | and | then |
 //! |---|---|---|
-//! | an entry of op <= C (its beginning) | | old; serves repair while the chain reaches it |
+//! | an entry of op <= C (its beginning) | | old: the checkpoint has what it did |
 //! | an entry of C < op <= H | its digest is in the superblock's suffix, or linked from there | clean |
 //! | an entry of op > H | its view is `log_view`, it links to the entry before | clean |
 //! | any other entry | | of a log that a view change truncated: never comes back (H25) |
