@@ -315,6 +315,21 @@ mod tests {
         journal
     }
 
+    /// What was written over counts no more; what is empty never did; of a slot that was not looked at nothing is known.
+    #[test]
+    fn cleared_is_what_lies_before_the_oldest_entry_in_any_slot() {
+        let mut journal = Journal::new(4, &log(0)[0]);
+        assert_eq!(journal.cleared(), 0, "nothing is there");
+        for op in 5..=8_u64 {
+            let traces = &mut journal.at_mut((op % 4) as u32).traces;
+            assert_eq!(traces.begin(op, 1), 1);
+            traces.written(true);
+        }
+        assert_eq!(journal.cleared(), 4);
+        journal.at_mut(0).traces = Traces::unknown(2);
+        assert_eq!(journal.cleared(), 0);
+    }
+
     #[test]
     fn h36_a_checkpoint_below_the_known_part_of_the_log_costs_none_of_it() {
         let log = log(29);

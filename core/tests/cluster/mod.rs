@@ -86,7 +86,7 @@ pub(crate) struct Cluster {
     pub(crate) clocks: Vec<(usize, i64)>,
     /// What each node's binary runs.
     pub(crate) binaries: Vec<Releases>,
-    counter: u64,
+    pub(crate) counter: u64,
     pub(crate) session: u64,
     pub(crate) number: u64,
     /// Called with true before and with false after each turn of a node.

@@ -3,3 +3,4 @@
 mod checkpoints;
 mod offline;
 mod recovery;
+mod replica;
