@@ -228,7 +228,11 @@ impl<M: Machine> Replica<M> {
 
     fn read_to_scrub(&mut self, slot: u32, expected: Expected, effects: &mut Effects) {
         let bytes = self.config.layout.slot_sectors as usize * SECTOR;
-        let Some(mut into) = self.pool.draft(bytes) else { return };
+        let Some(mut into) = self.pool.draft(bytes) else {
+            // No buffer for it: the next time.
+            self.scrub.slot = slot;
+            return;
+        };
         into.resize_to_overwrite(bytes);
         let (token, offset) = (Waits::SlotScrubbed { slot }.token(), self.config.layout.slot_offset(slot));
         Self::submit(effects, DiskOp::Read { token, offset, into });
