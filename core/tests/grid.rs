@@ -216,8 +216,11 @@ fn a_transfer_takes_what_is_on_the_own_disk_from_there() {
 }
 
 /// The disk of a new replica is slow, and its peers make checkpoints faster than it can look at all blocks of one: it takes
-/// over a checkpoint all the same while they go on, because what it has it need not look at again. (What it reads again for each is the tables and the lists of blocks: a small
-/// part, as long as messages are many.)
+/// over a checkpoint all the same while they go on, because what it has it need not look at again. When it has one, their
+/// logs are past it: so it takes the next ones over too, of which it has the most, and follows in the end. (What it reads
+/// again for each is the tables and the lists of blocks: a small part, as long as messages are many. Measured before: with
+/// 10 million messages each transfer looked at all blocks, which took longer than the log holds, for as long as the load
+/// went on.)
 #[test]
 fn a_transfer_gets_there_while_the_shard_serves() {
     let mut large = Cluster::with_slots(3, 64);
@@ -233,7 +236,7 @@ fn a_transfer_gets_there_while_the_shard_serves() {
         assert_eq!(cluster.request(&[say(key, &body)]).expect("two are a quorum")[0].seq, said);
         cluster.pass(Duration::from_millis(2));
     };
-    (0..2_500).for_each(|_| say_one(&mut cluster));
+    (0..4_000).for_each(|_| say_one(&mut cluster));
     cluster.pass(LONG);
     cluster.crash(2);
     cluster.outside[2].disk[SUPERBLOCK_ZONE..].fill(0);
@@ -242,19 +245,21 @@ fn a_transfer_gets_there_while_the_shard_serves() {
     // It reads its empty log first.
     while cluster.complete_one(2) {}
     cluster.stalled.push(2);
-    let (per_op, interval) = (3, cluster.config.layout.interval() as usize);
+    let (per_op, interval) = (6, cluster.config.layout.interval() as usize);
     assert!(all > 2 * per_op * interval, "a checkpoint of {all} blocks is gone before all were looked at");
-    for _ in 0..3 * all {
+    for _ in 0..2 * all {
         say_one(&mut cluster);
         for _ in 0..per_op {
             cluster.complete_one(2);
         }
-        if cluster.replica(2).marks().has(Mark::TransferDone) {
+        if cluster.view(2).commit + 2 > cluster.view(0).commit {
             break;
         }
     }
-    assert!(cluster.replica(2).marks().has(Mark::TransferGone), "checkpoints went by");
-    assert!(cluster.replica(2).marks().has(Mark::TransferDone), "{:?}", cluster.view(2));
+    let counts = cluster.replica(2).marks();
+    assert!(counts.has(Mark::TransferGone), "checkpoints went by");
+    assert!(counts.has(Mark::TransferDone), "{:?}", cluster.view(2));
+    assert!(cluster.view(2).commit + 2 > cluster.view(0).commit, "{:?} {:?}", cluster.view(2), cluster.view(0));
     cluster.stalled.clear();
     cluster.pass(LONG);
     assert_eq!(cluster.state(2), cluster.state(0));

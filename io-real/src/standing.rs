@@ -1,6 +1,7 @@
 //! Tells whoever started a replica how it stands, a line for each change: who leads, why a lead was given up, clocks
-//! that disagree.
+//! that disagree, how far the transfer of a state is.
 
+use std::fmt::Display;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,9 @@ use tigerchat_core::vsr::scrub::Scrubbed;
 
 /// A change is told so soon.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How far a transfer is, is told so often.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Where this goes may be as full as the disk: that is no reason to end, as it would be with `eprintln!`.
 macro_rules! tell {
@@ -27,6 +31,8 @@ pub struct Standing {
     clocks_agree: bool,
     abdications: [u64; Abdication::ALL.len()],
     scrubbed: Scrubbed,
+    /// When a transfer's progress was told; none while there is no transfer.
+    transfer: Option<Instant>,
 }
 
 impl Default for Standing {
@@ -37,6 +43,7 @@ impl Default for Standing {
             clocks_agree: false,
             abdications: Default::default(),
             scrubbed: Scrubbed::default(),
+            transfer: None,
         }
     }
 }
@@ -74,6 +81,21 @@ impl Standing {
                 tell!("the replicas' clocks {clocks}");
             }
             self.look_at_disk(replica.scrubbed());
+            self.look_at_transfer(replica.transfer(), now.checkpoint);
+        }
+    }
+
+    fn look_at_transfer(&mut self, transfer: Option<impl Display>, checkpoint: u64) {
+        match (transfer, self.transfer) {
+            (Some(transfer), told) if told.is_none_or(|told| told.elapsed() >= PROGRESS) => {
+                self.transfer = Some(Instant::now());
+                tell!("takes over the state of another replica: {transfer}");
+            }
+            (None, Some(_)) => {
+                self.transfer = None;
+                tell!("the state is that of op {checkpoint} now; what follows is read from the logs");
+            }
+            _ => {}
         }
     }
 

@@ -250,6 +250,7 @@ impl<M: Machine> Replica<M> {
             return self.blocks.put(reference, payload, false);
         }
         self.found_rotten(Mark::BlockRotten);
+        self.held.lost(reference.address);
         self.blocks.fetches[at].stage =
             if self.is_alone() { Stage::Lost } else { Stage::Asking { in_vain: 0 } };
         self.ask_for_blocks(effects);
@@ -319,7 +320,7 @@ impl<M: Machine> Replica<M> {
 
     /// Starts writing a block; false when there is no buffer.
     pub(super) fn write_block(
-        &self,
+        &mut self,
         reference: &BlockRef,
         payload: &[u8],
         waits: impl Fn(u32) -> Waits,
@@ -332,6 +333,7 @@ impl<M: Machine> Replica<M> {
         block::seal(place, &grid, payload, draft.bytes_mut());
         let address = u32::try_from(reference.address).expect("a grid has fewer blocks");
         let (token, offset) = (waits(address).token(), grid.offset_of(reference.address));
+        self.held.lost(reference.address);
         Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: false });
         true
     }

@@ -16,6 +16,7 @@ mod commit;
 mod detector;
 mod feed;
 pub mod hand_over;
+mod held;
 mod journal;
 pub mod load;
 pub mod machine;

@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::detector::Detector;
 use super::feed::Feed;
 use super::hand_over::{HandOver, HandOvers};
+use super::held::Held;
 use super::journal::Journal;
 use super::machine::Machine;
 use super::marks::{Mark, Marks};
@@ -290,6 +291,7 @@ pub struct Replica<M> {
     pub(super) blocks: Blocks,
     pub(super) scrub: Scrub,
     pub(super) sync: Option<Sync>,
+    pub(super) held: Held,
     pub(super) recovery: Option<Recovery>,
     pub(super) feed: Feed,
     pub(super) reads: ReadIndex,
@@ -357,6 +359,7 @@ impl<M: Machine> Replica<M> {
             blocks: Blocks::new(&config.layout),
             scrub: Scrub::new(),
             sync: None,
+            held: Held::default(),
             recovery: None,
             feed: Feed::new(),
             reads: ReadIndex::new(&members),

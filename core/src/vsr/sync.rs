@@ -17,11 +17,11 @@
 //! Each block is taken from our own disk when it is there under its digest: most are, because runs do not change. So a
 //! transfer that a crash ended goes on where it was, and the repair of a damaged checkpoint costs what is damaged.
 //!
-//! A peer keeps a checkpoint for one to two intervals, which under load is less than a large one takes. What is here by then is
-//! remembered by its name, and not even looked at again for the next one: so that costs what has changed since, and
-//! each round is shorter than the one before.
+//! A peer keeps a checkpoint for one to two intervals, which under load is less than a large one takes, and its log reaches
+//! no further back. What is here by then is [`held`](super::held), and not even looked at again for the next one: so that
+//! costs what has changed since, and each round is shorter than the one before, until the replica follows.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -39,7 +39,7 @@ use crate::store::grid::block::{self, BlockRef};
 use crate::store::superblock::CheckpointRef;
 use crate::types::ReplicaId;
 use crate::wire::codec::Reader;
-use crate::wire::entry::{Digest, EntryHeader};
+use crate::wire::entry::EntryHeader;
 use crate::wire::frame::{Command, Frame};
 
 /// Questions without an answer, after which a checkpoint is given up: perhaps nobody has all of it any more.
@@ -60,8 +60,6 @@ pub(super) struct Sync {
     parts: VecDeque<Part>,
     /// Blocks on their way to the disk.
     writing: Vec<BlockRef>,
-    /// What lies on our disk since this transfer began, whichever checkpoint it was taken for: digests by address.
-    have: BTreeMap<u64, Digest>,
     refused: Vec<BlockRef>,
     /// Questions in a row that brought nothing.
     in_vain: u32,
@@ -115,7 +113,6 @@ impl Sync {
             begun: 0,
             parts: VecDeque::new(),
             writing: Vec::new(),
-            have: BTreeMap::new(),
             refused: Vec::new(),
             in_vain: 0,
         }
@@ -123,12 +120,8 @@ impl Sync {
 
     /// Begins anew, with whatever the next answer offers. Writes that are on their way end before.
     fn restart(&mut self) {
-        let (writing, have) = (core::mem::take(&mut self.writing), core::mem::take(&mut self.have));
-        *self = Self { writing, have, ..Self::new(self.from) };
-    }
-
-    fn has(&self, block: &BlockRef) -> bool {
-        self.have.get(&block.address) == Some(&block.digest)
+        let writing = core::mem::take(&mut self.writing);
+        *self = Self { writing, ..Self::new(self.from) };
     }
 
     /// Whether our own checkpoint is not to be worked at.
@@ -146,15 +139,30 @@ impl Sync {
     }
 }
 
+/// For operators: how far it is.
 impl fmt::Display for Sync {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let op = self.target.map_or(0, |target| target.op());
-        let (begun, all) = (self.begun, self.blocks.len());
-        write!(f, "{:?} op {op} from replica {}, block {begun} of {all}", self.stage, self.from.0)
+        let from = self.from.0;
+        let Some(target) = self.target else { return write!(f, "asks replica {from} for its checkpoint") };
+        let (op, begun, all) = (target.op(), self.begun, self.blocks.len());
+        match self.stage {
+            Stage::Copying => write!(f, "op {op} from replica {from}: block {begun} of {all}"),
+            Stage::Opening => write!(f, "op {op} from replica {from}: reads what belongs to it"),
+            Stage::Flushing | Stage::Naming => write!(f, "op {op} from replica {from}: becomes durable"),
+            Stage::Asking | Stage::Quiescing | Stage::Entrusting => {
+                write!(f, "op {op} from replica {from}: waits for our own disk")
+            }
+        }
     }
 }
 
 impl<M: Machine> Replica<M> {
+    /// The state transfer under way, in words.
+    #[must_use]
+    pub fn transfer(&self) -> Option<impl fmt::Display> {
+        self.sync.as_ref()
+    }
+
     pub(super) fn start_sync(&mut self, from: ReplicaId, effects: &mut Effects) {
         if self.sync.is_some() || self.status == Status::Recovering {
             return;
@@ -229,7 +237,6 @@ impl<M: Machine> Replica<M> {
             return self.on_part_written(reference.address, false);
         }
         if let Some(sync) = &mut self.sync {
-            sync.have.remove(&reference.address);
             sync.writing.push(reference);
         }
     }
@@ -351,7 +358,7 @@ impl<M: Machine> Replica<M> {
         if header.ok() != sync.target.map(|target| target.header) {
             return Err(crate::wire::codec::Malformed);
         }
-        sync.blocks = forest.references().filter(|block| !sync.has(block)).copied().collect();
+        sync.blocks = forest.references().filter(|block| !self.held.has(block)).copied().collect();
         sync.blocks.sort_unstable();
         (sync.forest, sync.stage) = (Some(forest), Stage::Copying);
         Ok(())
@@ -387,10 +394,10 @@ impl<M: Machine> Replica<M> {
             }
             None => PartStage::Missing { asked: false },
         };
+        if matches!(stage, PartStage::Here(_)) {
+            self.held.seen(&reference);
+        }
         if let Some(sync) = &mut self.sync {
-            if matches!(stage, PartStage::Here(_)) {
-                sync.have.insert(reference.address, reference.digest);
-            }
             sync.parts[at].stage = stage;
         }
         self.take_parts(effects);
@@ -420,7 +427,9 @@ impl<M: Machine> Replica<M> {
             && let Some(at) = sync.writing.iter().position(|block| block.address == address)
         {
             let block = sync.writing.swap_remove(at);
-            sync.have.extend(written.then_some((address, block.digest)));
+            if written {
+                self.held.seen(&block);
+            }
         }
         self.on_part_written(address, written);
     }
@@ -481,7 +490,6 @@ impl<M: Machine> Replica<M> {
         self.adopt(header);
         self.journal.restart_at(&header);
         self.durable_op = self.journal.base;
-        self.acknowledged = 0;
         self.early.clear();
         self.repair.restart();
         if self.status == Status::ViewChange {

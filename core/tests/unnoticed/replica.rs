@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::io::Fatal;
 use tigerchat_core::types::Address;
+use tigerchat_core::vsr::abdication::Abdication;
+use tigerchat_core::vsr::marks::Mark;
 use tigerchat_core::vsr::membership::Change;
 use tigerchat_core::wire::entry::RequestKind;
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
@@ -86,4 +88,32 @@ fn h24_who_votes_alone_and_does_not_know_its_head_ends() {
     cluster.start(0);
     cluster.pass(Duration::from_millis(500));
     assert_eq!(cluster.outside[0].stopped, Some(Fatal::CheckpointLost));
+}
+
+/// Entries without a digest are asked for in a view, and mean that view's log: who is in another has nothing to give.
+#[test]
+fn who_asks_for_a_range_in_another_view_gets_nothing() {
+    let mut cluster = ready(3);
+    let (view, op) = (cluster.view(0).view, cluster.view(0).op);
+    for (asked, given) in [(view, 1), (view + 1, 0)] {
+        cluster.forge(2, 0, Command::RequestPrepare, |frame| {
+            (frame.header.view, frame.header.op, frame.header.flags) = (asked.into(), op.into(), 1.into());
+        });
+        while cluster.complete_one(0) {}
+        let entries = cluster.collect().iter().filter(|(_, _, frame)| frame.header.command() == Command::Prepare).count();
+        assert_eq!(entries, given, "asked in view {asked}");
+    }
+}
+
+/// Who lacks what no other log holds any more can't lead: it gives up the lead, and takes over a state only as a backup.
+#[test]
+fn h34_who_leads_and_lacks_what_nobody_has_gives_up_the_lead_and_keeps_its_state() {
+    let mut cluster = ready(3);
+    let (view, op) = (cluster.view(0).view, cluster.view(0).op);
+    cluster.forge(1, 0, Command::Pong, |frame| {
+        (frame.header.view, frame.header.op, frame.header.flags) = (view.into(), (op + 9).into(), 1.into());
+        (frame.header.a, frame.header.b) = ((op + 9).into(), (op + 5).into());
+    });
+    assert_eq!(cluster.replica(0).abdications()[Abdication::Behind as usize], 1);
+    assert!(!cluster.replica(0).marks().has(Mark::TransferBehind));
 }
