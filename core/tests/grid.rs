@@ -259,7 +259,12 @@ fn a_transfer_gets_there_while_the_shard_serves() {
     let counts = cluster.replica(2).marks();
     assert!(counts.has(Mark::TransferGone), "checkpoints went by");
     assert!(counts.has(Mark::TransferDone), "{:?}", cluster.view(2));
-    assert!(cluster.view(2).commit + 2 > cluster.view(0).commit, "{:?} {:?}", cluster.view(2), cluster.view(0));
+    assert!(
+        cluster.view(2).commit + 2 > cluster.view(0).commit,
+        "{:?} {:?}",
+        cluster.view(2),
+        cluster.view(0)
+    );
     cluster.stalled.clear();
     cluster.pass(LONG);
     assert_eq!(cluster.state(2), cluster.state(0));

@@ -81,21 +81,24 @@ impl Standing {
                 tell!("the replicas' clocks {clocks}");
             }
             self.look_at_disk(replica.scrubbed());
-            self.look_at_transfer(replica.transfer(), now.checkpoint);
+            if let Some(news) = self.transfer_news(replica.transfer(), now.checkpoint) {
+                tell!("{news}");
+            }
         }
     }
 
-    fn look_at_transfer(&mut self, transfer: Option<impl Display>, checkpoint: u64) {
+    /// What there is to say of a transfer.
+    fn transfer_news(&mut self, transfer: Option<impl Display>, checkpoint: u64) -> Option<String> {
         match (transfer, self.transfer) {
             (Some(transfer), told) if told.is_none_or(|told| told.elapsed() >= PROGRESS) => {
                 self.transfer = Some(Instant::now());
-                tell!("takes over the state of another replica: {transfer}");
+                Some(format!("takes over the state of another replica: {transfer}"))
             }
             (None, Some(_)) => {
                 self.transfer = None;
-                tell!("the state is that of op {checkpoint} now; what follows is read from the logs");
+                Some(format!("has the state of op {checkpoint} now, and reads what follows from the logs"))
             }
-            _ => {}
+            _ => None,
         }
     }
 
@@ -108,5 +111,23 @@ impl Standing {
                 now.rotten
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_told_when_it_begins_now_and_then_and_when_it_ends() {
+        let mut standing = Standing::default();
+        assert_eq!(standing.transfer_news(None::<&str>, 8), None);
+        let begun = standing.transfer_news(Some("op 9 from replica 1"), 0).expect("it began");
+        assert!(begun.ends_with("op 9 from replica 1"), "{begun}");
+        assert_eq!(standing.transfer_news(Some("op 9 from replica 1: block 1 of 2"), 0), None, "too soon");
+        standing.transfer = Instant::now().checked_sub(PROGRESS);
+        assert!(standing.transfer_news(Some("op 9"), 0).is_some());
+        assert!(standing.transfer_news(None::<&str>, 9).expect("it ended").contains("op 9"));
+        assert_eq!(standing.transfer_news(None::<&str>, 9), None);
     }
 }

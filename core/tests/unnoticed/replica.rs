@@ -100,7 +100,11 @@ fn who_asks_for_a_range_in_another_view_gets_nothing() {
             (frame.header.view, frame.header.op, frame.header.flags) = (asked.into(), op.into(), 1.into());
         });
         while cluster.complete_one(0) {}
-        let entries = cluster.collect().iter().filter(|(_, _, frame)| frame.header.command() == Command::Prepare).count();
+        let entries = cluster
+            .collect()
+            .iter()
+            .filter(|(_, _, frame)| frame.header.command() == Command::Prepare)
+            .count();
         assert_eq!(entries, given, "asked in view {asked}");
     }
 }
