@@ -302,3 +302,20 @@ fn h05_the_only_voter_does_not_resume_its_view_before_standbys_that_saw_more_of_
     cluster.pass(LONG);
     assert_agree(&cluster);
 }
+
+/// Whoever joins may hear of members that it is not among yet, and waits: it acts by those that name it.
+#[test]
+fn who_joins_waits_for_members_that_it_is_among() {
+    let mut cluster = ready(3);
+    let first = cluster.join();
+    assert_eq!(cluster.change(&standby(first)), None);
+    let second = cluster.join();
+    cluster.pass(LONG);
+    let at = usize::from(second.0);
+    assert!(cluster.replica(at).members().is_unknown());
+    assert_eq!(cluster.view(at).status, Status::Recovering);
+    assert_eq!(cluster.change(&standby(second)), None);
+    cluster.pass(LONG);
+    assert!(cluster.replica(at).members().get(second).is_some());
+    assert_eq!(cluster.view(at).status, Status::Normal);
+}

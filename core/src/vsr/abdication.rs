@@ -176,7 +176,7 @@ impl<M: Machine> Replica<M> {
     fn is_stuck(&self) -> bool {
         let now = self.now.mono;
         let uncommitted = self.journal.head > self.commit_max;
-        let unexecuted = self.commit_max.min(self.journal.head) > self.commit_min();
+        let unexecuted = self.commit_max > self.commit_min();
         let borne = self.timeouts.no_progress;
         let stalled = self.durable_op < self.journal.head;
         if uncommitted && now.since(self.progress) > borne {

@@ -116,8 +116,7 @@ impl<M: Machine> Replica<M> {
     /// Once nothing is in flight the target is told; again and again, until it leads or time is up.
     pub(super) fn hand_over_turn(&mut self, effects: &mut Effects) {
         let Some(hand_over) = self.hand_over.filter(|hand_over| !hand_over.told) else { return };
-        let drained = self.commit_min() == self.journal.head && self.journal.head == self.commit_max;
-        if drained {
+        if self.commit_min() == self.journal.head {
             let mut frame = self.frame(Command::HandOver);
             frame.header.op = hand_over.view.into();
             frame.header.a = self.journal.head.into();

@@ -315,6 +315,13 @@ mod tests {
         journal
     }
 
+    #[test]
+    fn nothing_is_known_of_a_slot_that_was_not_looked_at_and_of_no_other() {
+        assert!(Traces::unknown(8).is_unknown(8));
+        assert!(!Traces::default().is_unknown(8), "a blank slot is known to be blank");
+        assert!(!Traces { sectors: 8, op: 5, ..Traces::default() }.is_unknown(8), "an entry fills it");
+    }
+
     /// What was written over counts no more; what is empty never did; of a slot that was not looked at nothing is known.
     #[test]
     fn cleared_is_what_lies_before_the_oldest_entry_in_any_slot() {
@@ -339,6 +346,18 @@ mod tests {
             assert_eq!((journal.base, journal.head), (10, 29), "low {low}");
             assert_eq!(journal.digest(29), Some(log[29].digest()));
         }
+    }
+
+    /// A checkpoint lies below what is known of the log; then a suffix brings all that lies between.
+    #[test]
+    fn a_suffix_that_begins_right_above_the_checkpoint_is_known_as_a_whole() {
+        let log = log(20);
+        let mut journal = knows_above(&log, 10);
+        journal.restart_at(&log[4]);
+        let suffix: Vec<EntryHeader> = log[5..].iter().rev().copied().collect();
+        journal.install(&suffix, 4);
+        assert_eq!((journal.base, journal.low, journal.head), (4, 5, 20));
+        assert_eq!(journal.header(5).map(|header| header.op.get()), Some(5));
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl<M: Machine> Replica<M> {
         }
         let [first, second] = self.scrub.rotten_copies;
         if self.scrub.reading_copies == 0 && first + second > 0 {
-            self.superblock.renew(if second > first { 2 } else { 0 });
+            self.superblock.renew(second > first);
         }
     }
 

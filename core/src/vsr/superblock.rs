@@ -70,9 +70,9 @@ impl Writer {
         !self.is_settled() || read == Some(&whole[..])
     }
 
-    /// Writes what is durable once more, beginning with the pair of this copy.
-    pub(super) fn renew(&mut self, copy: usize) {
-        (self.first_pair, self.rotten) = (copy & 2, true);
+    /// Writes what is durable once more, beginning with the first or the second pair of copies.
+    pub(super) fn renew(&mut self, second: bool) {
+        (self.first_pair, self.rotten) = (if second { 2 } else { 0 }, true);
     }
 
     /// Starts or continues a replacement. An empty pool delays it to the next turn.

@@ -658,7 +658,6 @@ impl<M: Machine> Replica<M> {
         let Some(mut frame) = self.suffix_frame(Command::StartView, &log) else {
             return self.ignore(Ignored::NoRoom);
         };
-        frame.header.a = self.superblock.durable().checkpoint.op().into();
         match to {
             Some((replica, nonce)) => {
                 frame.header.nonce = nonce.into();

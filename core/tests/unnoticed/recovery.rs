@@ -7,6 +7,8 @@ use tigerchat_core::io::DiskOp;
 use tigerchat_core::store::layout::SECTOR;
 use tigerchat_core::vsr::replica::Status;
 use tigerchat_core::wire::entry::RequestKind;
+use tigerchat_core::wire::frame::Command;
+use zerocopy::IntoBytes;
 
 const LONG: Duration = Duration::from_secs(3);
 
@@ -60,4 +62,65 @@ fn who_came_back_whole_nacks_what_it_never_had() {
     cluster.start(0);
     cluster.pass(LONG);
     assert!((1..3).all(|at| cluster.state(at) == cluster.state(0)));
+}
+
+/// A long entry fills its slot, then its replica comes back: how much of the slot is filled it knows from looking at it.
+/// So a short entry that takes the slot leaves nothing of the long one behind.
+#[test]
+fn h41_a_short_entry_leaves_nothing_behind_of_a_long_one_that_lay_there_before_a_restart() {
+    let mut cluster = Cluster::with_slots(3, 16);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    let body = "long ".repeat(190);
+    let long: Vec<_> = (1..=6).map(|number| say(cluster.key(number), &body)).collect();
+    cluster.request(&long).expect("acknowledged");
+    cluster.pass(LONG);
+    let layout = cluster.config.layout;
+    let slot = u32::try_from(cluster.view(1).op % u64::from(layout.wal_slots)).unwrap();
+    let second = usize::try_from(layout.slot_offset(slot)).unwrap() + SECTOR;
+    let says_long = |cluster: &Cluster| {
+        let sector = &cluster.outside[1].disk[second..second + SECTOR];
+        sector.windows(10).any(|words| words == b"long long ")
+    };
+    assert!(says_long(&cluster), "it fills more than a sector");
+    cluster.crash(1);
+    cluster.start(1);
+    cluster.pass(Duration::from_millis(30));
+    for number in 7..=22 {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.settle();
+    assert!(!says_long(&cluster));
+}
+
+/// The disk lost the head of a replica's log. What its primary said of the log before, and comes late, would have it end
+/// sooner than what was acknowledged: only an answer to the question that it asks since counts.
+#[test]
+fn h24_what_a_primary_said_before_it_was_asked_tells_nobody_where_the_log_ends() {
+    let mut cluster = Cluster::new(3);
+    cluster.pass(Duration::from_millis(50));
+    cluster.register();
+    cluster.open_room();
+    for number in 1..=4 {
+        cluster.publish(number).expect("acknowledged");
+    }
+    cluster.pass(LONG);
+    let (head, layout) = (cluster.view(2).op, cluster.config.layout);
+    let older = cluster.replica(0).header(head - 1).expect("it is in the log");
+    cluster.crash(2);
+    let slot = u32::try_from(head % u64::from(layout.wal_slots)).unwrap();
+    cluster.outside[2].disk[usize::try_from(layout.slot_offset(slot)).unwrap() + 300] ^= 1;
+    cluster.start(2);
+    while cluster.complete_one(2) {}
+    assert_eq!(cluster.view(2).status, Status::RecoveringHead);
+    let mut late = cluster.outside[2].pool.draft(160).expect("pool");
+    late.extend(&[0; 32]).and_then(|()| late.extend(older.as_bytes())).unwrap();
+    cluster.forge(0, 2, Command::StartView, |frame| {
+        frame.header.op = (head - 1).into();
+        frame.payload = Some(late.seal());
+    });
+    assert_eq!(cluster.view(2).status, Status::RecoveringHead);
+    cluster.pass(LONG);
+    assert_eq!((cluster.view(2).status, cluster.view(2).op), (Status::Normal, head));
 }

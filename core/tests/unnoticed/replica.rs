@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::cluster::{CLUSTER, Cluster, EDGE, SHARD, replica, say};
 use tigerchat_core::io::Fatal;
-use tigerchat_core::types::Address;
+use tigerchat_core::types::{Address, TenantId};
 use tigerchat_core::vsr::abdication::Abdication;
 use tigerchat_core::vsr::marks::Mark;
 use tigerchat_core::vsr::membership::Change;
+use tigerchat_core::wire::chat::Query;
 use tigerchat_core::wire::entry::RequestKind;
 use tigerchat_core::wire::frame::{Command, Frame, FrameHeader};
 
@@ -120,4 +121,46 @@ fn h34_who_leads_and_lacks_what_nobody_has_gives_up_the_lead_and_keeps_its_state
     });
     assert_eq!(cluster.replica(0).abdications()[Abdication::Behind as usize], 1);
     assert!(!cluster.replica(0).marks().has(Mark::TransferBehind));
+}
+
+/// A replica that is alone is its own quorum: a read that has to be confirmed waits for nobody.
+#[test]
+fn who_is_alone_answers_a_linearizable_read_at_once() {
+    let mut cluster = ready(1);
+    let mut query = Vec::new();
+    let history = Query::History { tenant: TenantId(1), room: "general", from: 1, limit: 3 };
+    history.encode(&mut query).unwrap();
+    let mut frame = Frame { header: FrameHeader::new(Command::Query, CLUSTER, SHARD), payload: None };
+    let mut draft = cluster.outside[0].pool.draft(query.len()).expect("pool");
+    draft.extend(&query).unwrap();
+    frame.payload = Some(draft.seal());
+    (frame.header.nonce, frame.header.flags) = (7.into(), 1.into());
+    cluster.counter += 1;
+    frame.seal(Address::Edge(EDGE), replica(0), 1, cluster.counter);
+    cluster.to_edge.clear();
+    cluster.deliver(Address::Edge(EDGE), replica(0), frame);
+    cluster.settle();
+    assert!(cluster.to_edge.iter().any(|frame| frame.header.command() == Command::Answer));
+}
+
+/// A backup hears of a longer log than it has, and asks for what it lacks and no more: what it asked for beyond that
+/// would keep it from asking again.
+#[test]
+fn who_lacks_three_entries_asks_for_three() {
+    let mut cluster = ready(3);
+    cluster.cut.push((replica(0), replica(2)));
+    for number in 4..=6 {
+        cluster.publish(number).expect("two are a quorum");
+    }
+    cluster.cut.clear();
+    cluster.only_time(Duration::from_millis(21));
+    for (from, to, frame) in cluster.collect() {
+        if to == replica(2) && frame.header.command() == Command::Commit {
+            cluster.deliver(from, to, frame);
+        }
+    }
+    let asked =
+        cluster.collect().into_iter().find(|(_, _, frame)| frame.header.command() == Command::RequestPrepare);
+    let header = asked.expect("it heard of them").2.header;
+    assert_eq!((header.op.get(), header.flags.get()), (cluster.view(2).op + 1, 3));
 }
