@@ -310,8 +310,13 @@ fn who_joins_waits_for_members_that_it_is_among() {
     let first = cluster.join();
     assert_eq!(cluster.change(&standby(first)), None);
     let second = cluster.join();
-    cluster.pass(LONG);
     let at = usize::from(second.0);
+    let mut told = Vec::new();
+    members(&cluster).encode(&mut told);
+    let mut draft = cluster.outside[at].pool.draft(told.len()).expect("pool");
+    draft.extend(&told).unwrap();
+    cluster.forge(0, at, Command::Members, |frame| frame.payload = Some(draft.seal()));
+    cluster.pass(LONG);
     assert!(cluster.replica(at).members().is_unknown());
     assert_eq!(cluster.view(at).status, Status::Recovering);
     assert_eq!(cluster.change(&standby(second)), None);

@@ -491,22 +491,22 @@ pub struct Bench {
     #[arg(long)]
     pub token_file: Option<PathBuf>,
     /// Messages in flight, one run for each.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1024")]
+    #[arg(long, value_delimiter = ',', default_value = "1,64,1024", value_parser = clap::value_parser!(u32).range(1..))]
     pub windows: Vec<u32>,
     /// Seconds for each run.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// Runs for each window: the median is shown.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
     /// Bytes of a message's body.
     #[arg(long, default_value_t = 100)]
     pub size: usize,
     /// Rooms to publish in, bench-0 and so on, evenly; with 1 each run has a room of its own.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub rooms: u32,
     /// A run ends after so many messages, not by time.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// Instead of publishing: so many pages of 50 messages, one after the other, each at a random place of one of the
     /// rooms.

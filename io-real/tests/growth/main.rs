@@ -271,7 +271,8 @@ impl<'a> Shard<'a> {
 
     fn grow_to(&mut self, goal: u64) -> Value {
         let first = self.messages == 0;
-        let few = if self.plan.full { CALM.min(goal / 5) } else { goal / 5 };
+        let more = goal - self.messages;
+        let few = if self.plan.full { CALM.min(more / 2) } else { more / 5 };
         let ran = self.say_until(goal - few);
         let calm = self.bench(&[("--messages", few), ("--windows", CALM_WINDOW), ("--runs", 1)]);
         self.messages += few;
