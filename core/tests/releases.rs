@@ -389,6 +389,30 @@ fn h60_the_primary_proposes_an_upgrade_and_nobody_else() {
     assert_eq!((0..3).filter(|at| proposed(*at)).collect::<Vec<_>>(), [primary]);
 }
 
+/// An upgrade waits behind entries in flight, once however long that takes; when a member is gone meanwhile, whose binary may
+/// come back older, it is not made.
+#[test]
+fn h60_an_upgrade_that_waits_is_asked_for_once_and_not_made_when_a_member_is_gone() {
+    let mut cluster = served(3);
+    let last = all_but_one(&mut cluster);
+    let primary = cluster.primary().unwrap();
+    cluster.lost = vec![Command::Prepare];
+    for number in 1..=2 {
+        assert_eq!(cluster.publish(number), None, "it is in flight");
+    }
+    restart(&mut cluster, last, NEW);
+    cluster.pass(Duration::from_millis(350));
+    assert!(cluster.replica(primary).marks().has(Mark::UpgradeProposed));
+    let [waits, ..] = cluster.replica(primary).loads();
+    assert_eq!((waits.what, waits.holds), ("requests that wait", 1));
+    cluster.crash(last);
+    cluster.pass(Duration::from_millis(500));
+    cluster.lost.clear();
+    cluster.pass(ENOUGH);
+    assert_eq!((cluster.primary(), releases(&cluster)), (Some(primary), vec![1, 1]));
+    assert_eq!(cluster.view(primary).commit, cluster.view(primary).op, "what was in flight is committed");
+}
+
 #[test]
 fn h60_a_binary_that_is_too_old_for_the_log_of_a_view_says_what_the_head_needs() {
     let mut cluster = served(3);

@@ -391,6 +391,7 @@ impl<M: Machine> Replica<M> {
         let Some(at) = self.blocks.serving.iter().position(asked) else { return };
         let (reference, to) = self.blocks.serving.swap_remove(at);
         let Some(payload) = self.open_block(&reference, read.as_ref()) else {
+            self.held.lost(reference.address);
             return self.send_gone(&reference, to, effects);
         };
         if let Some(mut draft) = self.pool.draft(payload.len()) {

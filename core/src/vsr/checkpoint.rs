@@ -338,7 +338,7 @@ impl<M: Machine> Replica<M> {
             self.journal.base = durable.op();
             self.durable_op = self.durable_op.max(durable.op());
             self.checkpointing.cleared = self.machine.forest().cleared();
-            if self.commit_max - self.commit_min() < self.config.layout.interval() {
+            if self.commit_max < self.commit_min() + self.config.layout.interval() {
                 self.held.forget();
             }
         }

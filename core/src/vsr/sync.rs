@@ -394,8 +394,9 @@ impl<M: Machine> Replica<M> {
             }
             None => PartStage::Missing { asked: false },
         };
-        if matches!(stage, PartStage::Here(_)) {
-            self.held.seen(&reference);
+        match stage {
+            PartStage::Here(_) => self.held.seen(&reference),
+            _ => self.held.lost(reference.address),
         }
         if let Some(sync) = &mut self.sync {
             sync.parts[at].stage = stage;
