@@ -333,6 +333,8 @@ const TURNS: [u64; 4] = [30, 200, 400, 800];
 
 /// How many worlds have sealed disks.
 const SEALED: Ppm = 300_000;
+/// How many worlds have messages that go by their age.
+const AGED: Ppm = 300_000;
 
 /// The cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,6 +361,8 @@ pub struct Shape {
     pub block_sectors: u32,
     /// Messages that retention leaves of a room, zero: all; and keys that the shard remembers.
     pub room_messages: u32,
+    /// How old messages may become, seconds, zero: as old as they like.
+    pub room_age_s: u32,
     pub keys: u32,
     /// Disks are sealed, each with a key of its own.
     pub sealed: bool,
@@ -401,11 +405,17 @@ impl Shape {
             sessions: u16::try_from(random.within(edges.into()..=8)).expect("at most 8"),
             block_sectors: *random.pick(&[1, 1, 2]),
             room_messages: *random.pick(&[20, 50, 100, 0]),
+            room_age_s: draw_age(seed),
             keys: *random.pick(&[100, 1_024, 1_024, 1_024]),
             sealed: Random::new(seed, "sealed", 0).chance(SEALED),
             rotates: true,
         }
     }
+}
+
+fn draw_age(seed: u64) -> u32 {
+    let mut random = Random::new(seed, "ages", 0);
+    if random.chance(AGED) { *random.pick(&[1, 2, 4]) } else { 0 }
 }
 
 /// Processes that end without a word.

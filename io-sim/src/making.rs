@@ -70,7 +70,12 @@ pub(crate) fn shard_config(shape: &Shape) -> ShardConfig {
             blocks_max: BLOCKS_MAX,
             grid_step: 16,
         },
-        limits: Limits { room_messages: shape.room_messages, keys: shape.keys, ..Limits::tiny() },
+        limits: Limits {
+            room_messages: shape.room_messages,
+            room_age_s: shape.room_age_s,
+            keys: shape.keys,
+            ..Limits::tiny()
+        },
     }
 }
 

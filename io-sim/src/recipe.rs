@@ -64,7 +64,7 @@ macro_rules! switches {
 }
 
 /// Groups come before their parts: what is turned off as a whole need not be tried in parts.
-pub const OFF: [Switch; 44] = switches! {
+pub const OFF: [Switch; 45] = switches! {
     "frames" |drawn| drawn.frames = None;
     "partitions" |drawn| drawn.partitions = None;
     "bandwidth" |drawn| drawn.bandwidth = None;
@@ -87,6 +87,7 @@ pub const OFF: [Switch; 44] = switches! {
     "breaks" |drawn| drawn.breaks = None;
     "sealed" |drawn| drawn.shape.sealed = false;
     "rotations" |drawn| drawn.shape.rotates = false;
+    "ages" |drawn| drawn.shape.room_age_s = 0;
     "erasures" |drawn| drawn.erasures = None;
     "broken" |drawn| drawn.broken = false;
     "own-lines" |drawn| drawn.own_lines = false;

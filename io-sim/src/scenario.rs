@@ -170,6 +170,7 @@ fn cluster(command: &str) -> Option<Result<(Drawn, u64), String>> {
             scrub_cycle: Duration::from_secs(40),
             block_sectors: 2,
             room_messages: 0,
+            room_age_s: 0,
             keys: 1_024,
             sealed: false,
             rotates: true,

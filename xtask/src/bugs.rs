@@ -2,6 +2,8 @@
 //!
 //! A copy of the tracked files is patched, built and run; a seed that also fails without the patch finds nothing.
 
+mod known;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -13,12 +15,14 @@ use serde_json::Value;
 
 use crate::nest::Nest;
 use crate::repository::Outcome;
+use known::Known;
 
 const HELP: &str = "\
 cargo xtask bugs [--only NAME] [--seeds N] [--deep] [--unasserted | --tests] [--list]
 
 Applies each patch of vopr/bugs to a copy of the tracked files, one at a time, and lets a swarm look for it.
-Prints which checker found it at which seed, and fails when a bug survives. A patch with a line `Deep:`, which says
+Prints which checker found it at which seed, and fails when a bug survives. Goes on where it was ended: what was found is
+kept beside the build, in bugs.json, and counts for as long as the patch and the swarm without it are the same. A patch with a line `Deep:`, which says
 where a bug is met that a swarm meets seldom, is named, and hunted only when it is asked for.
 
   --only NAME   only patches whose name contains NAME (may be given several times)
@@ -120,12 +124,24 @@ fn hunt_all(options: &Options) -> Outcome<bool> {
     nest.renew(root)?;
     let unsound = |error| format!("the tree does not build without a bug: {error}");
     let sound = if options.tests { PathBuf::new() } else { nest.build("sound", options).map_err(unsound)? };
+    let mut known = if options.tests { None } else { Some(nest.known(&sound)?) };
     println!("{:<34} {:<10} {:>6}  {:<16} {:>7}", "bug", "hazard", "seed", "found by", "seconds");
     let mut all_found = !hunted.is_empty();
     for bug in &hunted {
         let began = Instant::now();
-        nest.renew(root)?;
-        let hunt = nest.hunt(bug, &sound, options)?;
+        let patch = fs::read(&bug.patch)?;
+        let before = known.as_ref().and_then(|known| known.get(&bug.name, &patch, options.seeds));
+        let hunt = match before {
+            Some(hunt) => hunt,
+            None => {
+                nest.renew(root)?;
+                let hunt = nest.hunt(bug, &sound, options)?;
+                if let Some(known) = &mut known {
+                    known.keep(&bug.name, &patch, options.seeds, &hunt)?;
+                }
+                hunt
+            }
+        };
         let seconds = began.elapsed().as_secs();
         println!("{:<34} {:<10} {hunt}  {seconds:>7}{}", bug.name, bug.hazard, surprise(bug, &hunt));
         all_found &= matches!(hunt, Hunt::Found { .. } | Hunt::Tested(_));
@@ -200,6 +216,11 @@ impl Nest {
         let kept = self.target.join(format!("vopr-{name}{}", std::env::consts::EXE_SUFFIX));
         fs::copy(binary, &kept)?;
         Ok(kept)
+    }
+
+    /// What earlier hunts with this swarm found.
+    fn known(&self, sound: &Path) -> Outcome<Known> {
+        Ok(Known::open(self.target.join("bugs.json"), &fs::read(sound)?))
     }
 
     /// What production always asserts becomes what only a build with debug assertions does.

@@ -85,3 +85,11 @@ impl Nest {
 pub(crate) fn build_folder(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
+
+/// Whoever is interrupted leaves the old text or the new one.
+pub(crate) fn write_whole(path: &Path, text: &str) -> Outcome<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text)?;
+    fs::rename(draft, path)?;
+    Ok(())
+}

@@ -19,6 +19,7 @@ pub mod membership;
 pub mod pages;
 pub mod presence;
 pub mod release;
+pub mod retention;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -48,6 +49,9 @@ pub trait Checker: fmt::Debug {
 pub struct Setup {
     /// The tenant of all rooms of the run: it is part of every chain value.
     pub tenant: TenantId,
+    /// Messages of a room that are kept, and how old they may become, seconds; zero: no rule.
+    pub room_messages: u32,
+    pub room_age_s: u32,
 }
 
 /// All checkers, fed together. The first violation ends the run.
@@ -76,6 +80,7 @@ impl Suite {
                 Box::new(linearizability::Linearizability::default()),
                 Box::new(pages::Pages::default()),
                 Box::new(erasing::Erasing::default()),
+                Box::new(retention::Retention::new(setup)),
                 Box::new(convergence::Convergence),
                 Box::new(presence::Presence),
                 Box::new(bounds::Bounds),

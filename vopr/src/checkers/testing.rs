@@ -28,13 +28,14 @@ use super::membership::Membership;
 use super::pages::Pages;
 use super::presence::Presence;
 use super::release::Release;
+use super::retention::Retention;
 use super::storage::Storage;
 use super::time::Time;
 use super::view::View;
 use super::view_change::ViewChange;
 use super::{Checker, Setup, Suite};
 
-const SETUP: Setup = Setup { tenant: TenantId(1) };
+const SETUP: Setup = Setup { tenant: TenantId(1), room_messages: 0, room_age_s: 2 };
 const ROOM: &str = "general";
 const USERS: [&str; 2] = ["alice", "bob"];
 
@@ -60,6 +61,12 @@ fresh!(Agreement Bounds Checkpoint Convergence Delivery Durability Erasing Exact
 fresh!(Pages Presence Release Storage Time View ViewChange);
 
 impl Fresh for Chain {
+    fn fresh() -> Self {
+        Self::new(SETUP)
+    }
+}
+
+impl Fresh for Retention {
     fn fresh() -> Self {
         Self::new(SETUP)
     }

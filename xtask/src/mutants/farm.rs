@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::sites::{Mutation, Rewritten, Source};
-use crate::nest::{Nest, build_folder};
+use crate::nest::{Nest, build_folder, write_whole};
 use crate::repository::Outcome;
 
 /// What is mutated: all of it in one build, whichever part mutants are drawn from.
@@ -214,14 +214,6 @@ fn keep_unfit(kept: &Path, files: &[File]) -> Outcome<()> {
         (file.path.clone(), json!({ "digest": file.source.digest(), "sites": sites }))
     };
     write_whole(kept, &serde_json::to_string(&files.iter().map(of).collect::<serde_json::Map<_, _>>())?)
-}
-
-/// Whoever is interrupted leaves the old text or the new one.
-pub(crate) fn write_whole(path: &Path, text: &str) -> Outcome<()> {
-    let draft = path.with_extension("draft");
-    fs::write(&draft, text)?;
-    fs::rename(draft, path)?;
-    Ok(())
 }
 
 /// The sites (file, site) around which the compiler saw errors.

@@ -258,7 +258,7 @@ fn sound<'a>(farm: &'a Farm, options: &Options, scratch: &Path) -> Outcome<Judge
         kept.retain(|digest, _| farm.programs().any(|program| program.digest == *digest));
     }
     let judge = Judge::new(farm, options.seeds, scratch, &mut kept)?;
-    farm::write_whole(&path, &kept.to_string())?;
+    crate::nest::write_whole(&path, &kept.to_string())?;
     Ok(judge)
 }
 

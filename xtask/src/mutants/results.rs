@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::farm::{Farm, Mutant, write_whole};
+use super::farm::{Farm, Mutant};
 use super::judge::{Judged, Verdict};
+use crate::nest::write_whole;
 use crate::repository::Outcome;
 
 /// One mutant, judged.
