@@ -16,6 +16,7 @@
 
 use alloc::vec::Vec;
 
+use super::held::Held;
 use super::machine::Machine;
 use super::marks::Mark;
 use super::replica::{Ignored, Replica, Status, Timer};
@@ -61,6 +62,7 @@ pub(super) struct Blocks {
     /// Repaired blocks on their way to the disk.
     repairs: usize,
     spare: Vec<Vec<u8>>,
+    pub(super) held: Held,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl Blocks {
             refused: Vec::new(),
             repairs: 0,
             spare: Vec::new(),
+            held: Held::default(),
         }
     }
 
@@ -250,7 +253,7 @@ impl<M: Machine> Replica<M> {
             return self.blocks.put(reference, payload, false);
         }
         self.found_rotten(Mark::BlockRotten);
-        self.held.lost(reference.address);
+        self.blocks.held.lost(reference.address);
         self.blocks.fetches[at].stage =
             if self.is_alone() { Stage::Lost } else { Stage::Asking { in_vain: 0 } };
         self.ask_for_blocks(effects);
@@ -333,7 +336,7 @@ impl<M: Machine> Replica<M> {
         block::seal(place, &grid, payload, draft.bytes_mut());
         let address = u32::try_from(reference.address).expect("a grid has fewer blocks");
         let (token, offset) = (waits(address).token(), grid.offset_of(reference.address));
-        self.held.lost(reference.address);
+        self.blocks.held.lost(reference.address);
         Self::submit(effects, DiskOp::Write { token, offset, data: draft.seal(), durable: false });
         true
     }
@@ -391,7 +394,7 @@ impl<M: Machine> Replica<M> {
         let Some(at) = self.blocks.serving.iter().position(asked) else { return };
         let (reference, to) = self.blocks.serving.swap_remove(at);
         let Some(payload) = self.open_block(&reference, read.as_ref()) else {
-            self.held.lost(reference.address);
+            self.blocks.held.lost(reference.address);
             return self.send_gone(&reference, to, effects);
         };
         if let Some(mut draft) = self.pool.draft(payload.len()) {

@@ -272,7 +272,7 @@ impl<M: Machine> Replica<M> {
             let Some((reference, payload)) = self.machine.forest_mut().writer().next_write() else { return };
             draft.resize_to_overwrite(grid.block_bytes());
             block::seal(place, &grid, payload, draft.bytes_mut());
-            self.held.lost(reference.address);
+            self.blocks.held.lost(reference.address);
             let address = u32::try_from(reference.address).expect("a grid has fewer blocks");
             let (token, offset) =
                 (Waits::BlockWritten { address }.token(), grid.offset_of(reference.address));
@@ -339,7 +339,7 @@ impl<M: Machine> Replica<M> {
             self.durable_op = self.durable_op.max(durable.op());
             self.checkpointing.cleared = self.machine.forest().cleared();
             if self.commit_max < self.commit_min() + self.config.layout.interval() {
-                self.held.forget();
+                self.blocks.held.forget();
             }
         }
     }

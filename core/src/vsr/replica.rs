@@ -19,7 +19,6 @@ use super::clock::Clock;
 use super::detector::Detector;
 use super::feed::Feed;
 use super::hand_over::{HandOver, HandOvers};
-use super::held::Held;
 use super::journal::Journal;
 use super::machine::Machine;
 use super::marks::{Mark, Marks};
@@ -291,7 +290,6 @@ pub struct Replica<M> {
     pub(super) blocks: Blocks,
     pub(super) scrub: Scrub,
     pub(super) sync: Option<Sync>,
-    pub(super) held: Held,
     pub(super) recovery: Option<Recovery>,
     pub(super) feed: Feed,
     pub(super) reads: ReadIndex,
@@ -359,7 +357,6 @@ impl<M: Machine> Replica<M> {
             blocks: Blocks::new(&config.layout),
             scrub: Scrub::new(),
             sync: None,
-            held: Held::default(),
             recovery: None,
             feed: Feed::new(),
             reads: ReadIndex::new(&members),

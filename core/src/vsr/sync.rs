@@ -358,7 +358,7 @@ impl<M: Machine> Replica<M> {
         if header.ok() != sync.target.map(|target| target.header) {
             return Err(crate::wire::codec::Malformed);
         }
-        sync.blocks = forest.references().filter(|block| !self.held.has(block)).copied().collect();
+        sync.blocks = forest.references().filter(|block| !self.blocks.held.has(block)).copied().collect();
         sync.blocks.sort_unstable();
         (sync.forest, sync.stage) = (Some(forest), Stage::Copying);
         Ok(())
@@ -395,8 +395,8 @@ impl<M: Machine> Replica<M> {
             None => PartStage::Missing { asked: false },
         };
         match stage {
-            PartStage::Here(_) => self.held.seen(&reference),
-            _ => self.held.lost(reference.address),
+            PartStage::Here(_) => self.blocks.held.seen(&reference),
+            _ => self.blocks.held.lost(reference.address),
         }
         if let Some(sync) = &mut self.sync {
             sync.parts[at].stage = stage;
@@ -429,7 +429,7 @@ impl<M: Machine> Replica<M> {
         {
             let block = sync.writing.swap_remove(at);
             if written {
-                self.held.seen(&block);
+                self.blocks.held.seen(&block);
             }
         }
         self.on_part_written(address, written);
