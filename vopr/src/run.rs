@@ -95,8 +95,7 @@ pub fn tell_recipe(
 /// One run under all checkers; the message of a panic when there was one.
 fn attempt(recipe: &Recipe, listener: &mut Listener<'_>, watch: Option<Tell<'_>>) -> Result<Attempt, String> {
     let shape = recipe.drawn().shape;
-    let setup =
-        Setup { tenant: TENANT, room_messages: shape.room_messages, room_age_s: shape.room_age_s };
+    let setup = Setup { tenant: TENANT, room_messages: shape.room_messages, room_age_s: shape.room_age_s };
     // Nothing that the closure touches is looked at after a panic but what the listener keeps, which is text.
     catch(AssertUnwindSafe(|| {
         let mut suite = Suite::new(setup);

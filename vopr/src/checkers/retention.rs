@@ -60,7 +60,9 @@ impl Retention {
             );
         }
         let late = Duration::from_secs(age.as_secs().div_ceil(PARTS)).max(SECOND) + 2 * SECOND;
-        let (Some(oldest), Some(newest)) = (self.said(room, first), self.said(room, head)) else { return Ok(()) };
+        let (Some(oldest), Some(newest)) = (self.said(room, first), self.said(room, head)) else {
+            return Ok(());
+        };
         let old = newest.saturating_sub(oldest);
         if first < head && old > age + late {
             return violated(

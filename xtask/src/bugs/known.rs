@@ -75,7 +75,9 @@ mod tests {
         let known = Known::open(path.clone(), b"swarm");
         let seed = |hunt: Option<Hunt>| matches!(hunt, Some(Hunt::Found { seed: 40, .. }));
         assert!(seed(known.get("one", b"patch", 100)) && known.get("one", b"patch", 40).is_none());
-        assert!(known.get("one", b"another patch", 100).is_none() && known.get("two", b"patch", 100).is_none());
+        assert!(
+            known.get("one", b"another patch", 100).is_none() && known.get("two", b"patch", 100).is_none()
+        );
         assert!(matches!(known.get("other", b"patch", 2_000), Some(Hunt::Survived)));
         assert!(known.get("other", b"patch", 20_000).is_none(), "it was not hunted for so long");
         assert!(Known::open(path.clone(), b"another swarm").get("one", b"patch", 100).is_none());
