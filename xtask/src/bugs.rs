@@ -21,9 +21,10 @@ const HELP: &str = "\
 cargo xtask bugs [--only NAME] [--seeds N] [--deep] [--unasserted | --tests] [--list]
 
 Applies each patch of vopr/bugs to a copy of the tracked files, one at a time, and lets a swarm look for it.
-Prints which checker found it at which seed, and fails when a bug survives. Goes on where it was ended: what was found is
-kept beside the build, in bugs.json, and counts for as long as the patch and the swarm without it are the same. A patch with a line `Deep:`, which says
-where a bug is met that a swarm meets seldom, is named, and hunted only when it is asked for.
+Prints which checker found it at which seed, and fails when a bug survives. A patch with a line `Deep:`, which says
+where a bug is met that a swarm meets seldom, is named, and hunted only when it is asked for. Goes on where it was
+ended: what was found is kept beside the build, in bugs.json, and counts for as long as the patch and the swarm
+without it are the same.
 
   --only NAME   only patches whose name contains NAME (may be given several times)
   --seeds N     seeds before a bug counts as a survivor [default: 2000]

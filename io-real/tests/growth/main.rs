@@ -113,7 +113,8 @@ fn main() -> ExitCode {
     }
     let mut shard = Shard::start(&plan);
     let mut looks = Vec::new();
-    let goals = LOOKS.into_iter().filter(|goal| *goal < plan.messages).chain([plan.messages]);
+    // Between two looks there is something to say.
+    let goals = LOOKS.into_iter().filter(|goal| *goal + PAGES <= plan.messages).chain([plan.messages]);
     for goal in goals {
         looks.push(shard.grow_to(goal));
         tell(&plan, looks.last().expect("just pushed"));
